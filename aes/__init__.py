@@ -1,0 +1,1 @@
+"""Fine-tunes Qwen3-VL to grade Chinese essays from page images."""
