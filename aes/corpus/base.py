@@ -1,0 +1,105 @@
+"""What every corpus shares: the keys of the conf group ``data``, and the way from files to parts.
+
+``read`` turns files into checked essays, ``split`` turns essays into training, validation and
+test parts. A corpus's own module says where its files lie and what they look like. This one knows
+no tokens: ``max_tokens`` and ``on_overlong`` are kept here for the plan, which measures samples.
+"""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from aes.corpus.check import Draft, FindUndrawable, check_drafts
+from aes.corpus.problems import Ledger, OnProblem, Reading
+from aes.corpus.split import Split, split_essays
+from aes.records import Essay
+
+SCHEMA = ConfigDict(extra="forbid", strict=False)
+
+
+@dataclass(frozen=True, kw_only=True, config=SCHEMA)
+class Corpus(ABC):
+    """A collection of scored essays.
+
+    Attributes:
+        on_problem: What becomes of an essay with a problem; see ``aes.corpus.problems``.
+        on_overlong: What becomes of a sample that is longer than ``max_tokens``.
+        max_tokens: Most tokens of a sample, prompt, pages and answer together.
+        max_samples: Most samples of the training part; a seeded choice where there are more.
+        min_chars: An essay with fewer characters, white space not counted, is a problem.
+        max_chars: An essay with more characters is a problem.
+        val_fraction: Share of the source essays that validate.
+        test_fraction: Share of the source essays that test.
+    """
+
+    on_problem: OnProblem
+    on_overlong: Literal["error", "drop", "shrink"]
+    max_tokens: Annotated[int, Field(ge=64)]
+    max_samples: Annotated[int, Field(ge=1)]
+    min_chars: Annotated[int, Field(ge=0)]
+    max_chars: Annotated[int, Field(ge=1)]
+    val_fraction: Annotated[float, Field(ge=0, lt=1)]
+    test_fraction: Annotated[float, Field(ge=0, lt=1)]
+
+    traits: ClassVar[tuple[str, ...]]
+    """The traits whose scores the corpus gives; a rubric must have the same."""
+
+    def read(
+        self, *, find_undrawable: FindUndrawable, ranges: Mapping[str, tuple[int, int]]
+    ) -> Reading:
+        """Reads all essays and checks them; the files stay as they are.
+
+        Args:
+            find_undrawable: Returns the characters of a text that the font lacks.
+            ranges: Lowest and highest score of each trait of the rubric.
+
+        Raises:
+            ValueError: If the rubric has other traits, or there is nothing to read.
+        """
+        if set(ranges) != set(self.traits):
+            raise ValueError(
+                f"data gives scores for {', '.join(self.traits)} but the rubric asks for "
+                f"{', '.join(ranges)}: choose the rubric that belongs to the data."
+            )
+        ledger = Ledger(self.on_problem)
+        drafts = self._load(ledger)
+        essays = check_drafts(
+            drafts,
+            ledger,
+            find_undrawable=find_undrawable,
+            ranges=ranges,
+            min_chars=self.min_chars,
+            max_chars=self.max_chars,
+        )
+        return ledger.close(essays)
+
+    def split(self, essays: Sequence[Essay], *, seed: int) -> Split:
+        """Cuts essays into parts and makes each part's samples.
+
+        Raises:
+            ValueError: If there are too few essays to split.
+        """
+        parts = split_essays(
+            essays, val_fraction=self.val_fraction, test_fraction=self.test_fraction, seed=seed
+        )
+        parts = self._expand(parts, seed)
+        if len(parts.train) <= self.max_samples:
+            return parts
+        chosen = random.Random(seed).sample(range(len(parts.train)), self.max_samples)
+        return replace(parts, train=tuple(parts.train[i] for i in sorted(chosen)))
+
+    @abstractmethod
+    def _load(self, ledger: Ledger) -> list[Draft]:
+        """Reads the files and reports what cannot be read."""
+
+    def _expand(self, parts: Split, seed: int) -> Split:
+        """Makes more samples of each part's essays; a corpus of plain essays makes none."""
+        del seed
+        return parts

@@ -1,0 +1,142 @@
+"""Texts -> pairs that share much of their wording, and groups of such pairs.
+
+Two texts overlap by the share of the shorter one's character 5-grams that also stand in the
+other one ("containment"), so that an excerpt counts as much as a copy. Case, width, punctuation
+and white space do not count. Measured on the 300 essays of AES-Dataset: four pairs are identical
+(overlap 1), one has 0.72 (an essay and its extended version), and of all other pairs the closest
+has 0.038. ``NEAR_OVERLAP`` stands in that gap: texts of which every fifth character was changed
+(0.8 ** 5 = 0.33) still count as near, essays that quote the same saying do not.
+
+This module knows no essay, no score and no policy: it compares strings.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+NGRAM = 5
+NEAR_OVERLAP = 0.3
+SAME_JACCARD = 0.9
+# Longer runs of texts with one 5-gram are compared with their neighbours only: copies of one text
+# still hang together as a chain, and a stock phrase cannot make the work quadratic.
+_WINDOW = 32
+# Odd 64-bit multiplier of the polynomial hash. Source: Steele, Lea & Flood (2014), SplitMix.
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+
+
+class Overlap(NamedTuple):
+    """Two texts that share wording.
+
+    Attributes:
+        first: Index of the earlier text.
+        second: Index of the later text.
+        shared: Share of the shorter text's 5-grams that the other one has, in ``(0, 1]``.
+        jaccard: Shared 5-grams over those of both together, in ``(0, 1]``.
+    """
+
+    first: int
+    second: int
+    shared: float
+    jaccard: float
+
+    @property
+    def is_same(self) -> bool:
+        """Whether the two are one text, but for a slip or two."""
+        return self.jaccard >= SAME_JACCARD
+
+
+def fold(text: str) -> str:
+    """Letters, digits and characters of a text alone: no width, case, punctuation or space."""
+    return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", text))).casefold()
+
+
+def find_overlaps(texts: Sequence[str]) -> list[Overlap]:
+    """All pairs of texts that share at least ``NEAR_OVERLAP`` of the shorter one's 5-grams.
+
+    Time and memory grow with the number of characters, not with the number of pairs.
+
+    Returns:
+        Pairs in ascending order; texts without any letter are in none.
+    Source: Broder (1997), On the resemblance and containment of documents.
+    """
+    grams = [_hash_ngrams(fold(text)) for text in texts]
+    sizes = np.array([len(g) for g in grams], dtype=np.int64)
+    if not sizes.sum():
+        return []
+    keys = np.concatenate(grams)
+    owners = np.repeat(np.arange(len(texts), dtype=np.int64), sizes)
+    order = np.argsort(keys, kind="stable")
+    firsts, seconds, shared = _count_shared(keys[order], owners[order], len(texts))
+    smaller = np.minimum(sizes[firsts], sizes[seconds])
+    union = sizes[firsts] + sizes[seconds] - shared
+    near = np.flatnonzero(shared >= NEAR_OVERLAP * smaller)
+    return [
+        Overlap(
+            int(firsts[i]),
+            int(seconds[i]),
+            float(shared[i] / smaller[i]),
+            float(shared[i] / union[i]),
+        )
+        for i in near
+    ]
+
+
+def group_pairs(num_items: int, pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
+    """Joins items that are linked, directly or through others.
+
+    Returns:
+        Groups of ascending indices in ``[0, num_items)``, ordered by their first; an item without
+        a link is a group of its own.
+    """
+    parents = list(range(num_items))
+
+    def root(item: int) -> int:
+        while parents[item] != item:
+            parents[item] = parents[parents[item]]
+            item = parents[item]
+        return item
+
+    for a, b in pairs:
+        low, high = sorted((root(a), root(b)))
+        parents[high] = low
+    groups: dict[int, list[int]] = {}
+    for item in range(num_items):
+        groups.setdefault(root(item), []).append(item)
+    return list(groups.values())
+
+
+def _hash_ngrams(text: str) -> NDArray[np.uint64]:
+    """Distinct 64-bit hashes of a folded text's 5-grams; a shorter text counts as one 5-gram."""
+    if not text:
+        return np.empty(0, dtype=np.uint64)
+    codes = np.frombuffer(text.ljust(NGRAM, "\0").encode("utf-32-le"), dtype=np.uint32)
+    num_grams = len(codes) - NGRAM + 1
+    hashes = np.zeros(num_grams, dtype=np.uint64)
+    for offset in range(NGRAM):
+        hashes = hashes * _MULTIPLIER + codes[offset : offset + num_grams].astype(np.uint64)
+    return np.unique(hashes)
+
+
+def _count_shared(
+    keys: NDArray[np.uint64], owners: NDArray[np.int64], num_texts: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """First text, second text and number of shared 5-grams of each pair that shares any.
+
+    Args:
+        keys: Hashes in ascending order.
+        owners: Text of each hash, ascending among equal hashes.
+        num_texts: All owners are below it.
+    """
+    pairs = [np.empty(0, dtype=np.int64)]
+    for step in range(1, min(_WINDOW, len(keys) - 1) + 1):
+        same = keys[step:] == keys[:-step]
+        if not same.any():
+            break
+        pairs.append(owners[:-step][same] * num_texts + owners[step:][same])
+    codes, counts = np.unique(np.concatenate(pairs), return_counts=True)
+    return codes // num_texts, codes % num_texts, counts

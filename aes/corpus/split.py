@@ -1,0 +1,90 @@
+"""Essays -> training, validation and test parts without leaks.
+
+What stands on one side together: essays of one source, and essays that share much of their wording
+(``aes.corpus.duplicates``), directly or through others. The parts are stratified by the total
+score. This module knows neither files nor what the parts are used for.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from aes.corpus.duplicates import find_overlaps, group_pairs
+from aes.records import Essay
+
+
+@dataclass(frozen=True)
+class Split:
+    """The parts of a corpus, each in its order; no text has a near copy in another part."""
+
+    train: tuple[Essay, ...]
+    val: tuple[Essay, ...]
+    test: tuple[Essay, ...]
+
+
+def split_essays(
+    essays: Sequence[Essay], *, val_fraction: float, test_fraction: float, seed: int
+) -> Split:
+    """Splits by groups of essays that belong together, stratified by total score.
+
+    Each held-out part is drawn evenly along the groups' mean total scores. A part whose fraction
+    is above 0 gets at least one group; a fraction of 0 leaves it empty.
+
+    Args:
+        essays: In any order; the same order and seed give the same split.
+        val_fraction: Share of the groups that validate, in ``[0, 1)``.
+        test_fraction: Share of the groups that test, in ``[0, 1)``.
+        seed: Chooses among groups of like score.
+
+    Raises:
+        ValueError: If no group would be left to train on.
+    """
+    rng = random.Random(seed)
+    groups = group_related(essays)
+    rng.shuffle(groups)
+    groups.sort(key=lambda group: _mean_total(essays, group))
+    num_val = _count(len(groups), val_fraction)
+    num_test = _count(len(groups), test_fraction)
+    if num_val + num_test >= len(groups):
+        raise ValueError(
+            f"{len(groups)} unrelated essays cannot be split into {num_val} for validation, "
+            f"{num_test} for test and the rest for training: add essays, or lower "
+            "data.val_fraction and data.test_fraction."
+        )
+    test, groups = _draw(groups, num_test, rng)
+    val, train = _draw(groups, num_val, rng)
+    return Split(_take(essays, train), _take(essays, val), _take(essays, test))
+
+
+def group_related(essays: Sequence[Essay]) -> list[list[int]]:
+    """Indices of the essays that must not be parted: same source, or nearly the same text."""
+    first_of: dict[str, int] = {}
+    related = [(o.first, o.second) for o in find_overlaps([essay.text for essay in essays])]
+    for i, essay in enumerate(essays):
+        related.append((first_of.setdefault(essay.source or essay.id, i), i))
+    return group_pairs(len(essays), related)
+
+
+def _count(num_groups: int, fraction: float) -> int:
+    return max(1, round(num_groups * fraction)) if fraction > 0 else 0
+
+
+def _mean_total(essays: Sequence[Essay], group: Sequence[int]) -> float:
+    return sum(sum(essays[i].scores.values()) for i in group) / len(group)
+
+
+def _draw(
+    groups: list[list[int]], num_drawn: int, rng: random.Random
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Draws one group from each of ``num_drawn`` equal stretches; returns drawn and left groups."""
+    bounds = [len(groups) * k // num_drawn for k in range(num_drawn + 1)] if num_drawn else []
+    chosen = {rng.randrange(a, b) for a, b in pairwise(bounds)}
+    drawn = [groups[i] for i in sorted(chosen)]
+    return drawn, [group for i, group in enumerate(groups) if i not in chosen]
+
+
+def _take(essays: Sequence[Essay], groups: Sequence[Sequence[int]]) -> tuple[Essay, ...]:
+    return tuple(essays[i] for i in sorted(i for group in groups for i in group))
