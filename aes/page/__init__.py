@@ -1,0 +1,10 @@
+"""Turns typed text into page images, and image files into pages of a size the model sees unresized.
+
+Knows fonts, lines and pixels; knows no tokeniser, no prompt and no rubric.
+"""
+
+from aes.page.renderer import PageRenderer
+from aes.page.scan import ScanNoise
+from aes.page.spec import PageSpec
+
+__all__ = ["PageRenderer", "PageSpec", "ScanNoise"]

@@ -1,0 +1,41 @@
+"""Turns a planned page into pixels by stamping cached glyphs on an array.
+
+Knows nothing of essays; what the layout says is drawn, never cut at the page's edge.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aes.page.font import open_face
+from aes.records import PageLayout, TextLine
+
+GRID_COVERAGE = 70
+"""Ink of the lines of squared paper, of 255: light, so that characters stand out."""
+
+
+def draw_coverage(page: PageLayout, font: Path) -> NDArray[np.uint8]:
+    """Ink at each pixel of a page, 0 (paper) to 255 (ink), shape ``[height, width]``."""
+    coverage = np.zeros((page.height_px, page.width_px), np.uint8)
+    for x, y, side in page.cells:
+        coverage[y : y + side + 1, (x, x + side)] = GRID_COVERAGE
+        coverage[(y, y + side), x : x + side + 1] = GRID_COVERAGE
+    for line in page.lines:
+        _draw_line(coverage, line, font)
+    return coverage
+
+
+def _draw_line(coverage: NDArray[np.uint8], line: TextLine, font: Path) -> None:
+    glyph_of = open_face(font, line.size_px).glyph
+    page_height_px, page_width_px = coverage.shape
+    for char, x_px in zip(line.text, line.xs_px, strict=True):
+        glyph = glyph_of(char)
+        height_px, width_px = glyph.ink.shape
+        # Ink may reach past its advance box; at the page's edge it is moved, not cut.
+        left_px = max(0, min(x_px + glyph.left_px, page_width_px - width_px))
+        top_px = max(0, min(line.y_px + glyph.top_px, page_height_px - height_px))
+        place = coverage[top_px : top_px + height_px, left_px : left_px + width_px]
+        np.maximum(place, glyph.ink, out=place)

@@ -1,0 +1,162 @@
+"""Turns an image file (photo, scan) into a page: upright, trimmed, no larger than a page may be.
+
+Never stretches and never enlarges; what is missing to a multiple of 32 px is paper. Does not read
+the text and straightens nothing but what EXIF says.
+"""
+
+from __future__ import annotations
+
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFilter, ImageOps
+
+from aes.page.layout import round_up
+from aes.page.spec import SIDE_STEP_PX
+
+MAX_FILE_PIXELS = 80_000_000
+"""Larger images are refused before they are decoded: a 300 dpi A2 sheet has 35 million."""
+
+MAX_ASPECT_RATIO = 100
+"""The image processor of Qwen3-VL refuses ratios over 200."""
+
+INK_CONTRAST = 24
+"""Grey levels from the blurred surroundings at which a pixel counts as written on."""
+
+
+def open_page(path: Path, *, min_pixels: int, max_pixels: int) -> Image.Image:
+    """Open an image file as a page.
+
+    Args:
+        path: Of any format that Pillow reads.
+        min_pixels: Smallest area of the page.
+        max_pixels: Largest area of the page, at least twice ``min_pixels``.
+
+    Returns:
+        An RGB image with sides divisible by 32.
+
+    Raises:
+        ValueError: If the file is broken, too large, or holds several images.
+    """
+    image = _trim(_read(path))
+    if max(image.size) > MAX_ASPECT_RATIO * min(image.size):
+        raise ValueError(
+            f"{path} is a strip of {image.width} x {image.height} px, which is no page: "
+            "crop it anew."
+        )
+    return _fit(image, min_pixels=min_pixels, max_pixels=max_pixels)
+
+
+def _read(path: Path) -> Image.Image:
+    """The image, upright and in RGB."""
+    with _naming(path):
+        file = Image.open(path)
+    with file:
+        _check_header(file, path)
+        with _naming(path):
+            upright = ImageOps.exif_transpose(file)
+            return _to_rgb(upright)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Names the file in whatever Pillow raises; its formats fail each in their own way."""
+    try:
+        with warnings.catch_warnings():
+            # Odd tags are no concern here, and sizes that Pillow warns of are refused.
+            warnings.simplefilter("ignore")
+            yield
+    except Image.DecompressionBombError as error:
+        raise ValueError(_too_large(path)) from error
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} does not exist: correct the path.") from error
+    except (OSError, SyntaxError, EOFError, ValueError, OverflowError, struct.error) as error:
+        raise ValueError(
+            f"{path} cannot be read as an image; it may be cut short or of a format that Pillow "
+            "does not know: save it anew."
+        ) from error
+
+
+def _check_header(file: Image.Image, path: Path) -> None:
+    """Refuses before anything is decoded."""
+    if file.width * file.height > MAX_FILE_PIXELS:
+        raise ValueError(_too_large(path))
+    with _naming(path):
+        num_frames = getattr(file, "n_frames", 1)
+    # A phone's .mpo holds previews besides the photo; the pages of a .tif are all meant.
+    if num_frames > 1 and file.format != "MPO":
+        raise ValueError(f"{path} holds {num_frames} images: save each page as a file of its own.")
+
+
+def _too_large(path: Path) -> str:
+    return f"{path} has over {MAX_FILE_PIXELS // 10**6} million pixels: scale it down."
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # 16-bit grey: a plain conversion would clip at 255 instead of scaling.
+        levels = np.clip(np.asarray(image, dtype=np.float32) / 257, 0, 255)
+        return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        paper = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(paper, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
+
+
+def _trim(image: Image.Image) -> Image.Image:
+    """Cuts blank margins off, to a two-hundredth of the longer side around what is written.
+
+    Ink is what differs from its surroundings, so uneven light is blank and a desk's grain is not:
+    in doubt nothing is cut.
+    """
+    grey = image.convert("L").filter(ImageFilter.BoxBlur(1))
+    around = grey.filter(ImageFilter.BoxBlur(max(image.size) // 50 + 2))
+    contrast = np.abs(np.asarray(grey, np.int16) - np.asarray(around, np.int16))
+    is_ink = contrast >= INK_CONTRAST
+    rows, columns = np.flatnonzero(is_ink.any(axis=1)), np.flatnonzero(is_ink.any(axis=0))
+    if not rows.size:
+        return image
+    pad = max(image.size) // 200 + 2
+    return image.crop(
+        (
+            max(0, int(columns[0]) - pad),
+            max(0, int(rows[0]) - pad),
+            min(image.width, int(columns[-1]) + pad + 1),
+            min(image.height, int(rows[-1]) + pad + 1),
+        )
+    )
+
+
+def _fit(image: Image.Image, *, min_pixels: int, max_pixels: int) -> Image.Image:
+    """Scales down to the largest size that fits, pads with paper to whole tokens."""
+    scale = _scale(image.size, max_pixels)
+    if scale < 1:
+        size = (max(1, int(image.width * scale)), max(1, int(image.height * scale)))
+        image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    width_px, height_px = round_up(image.width), round_up(image.height)
+    if width_px * height_px < min_pixels:
+        height_px = round_up(-(-min_pixels // width_px))
+    page = Image.new("RGB", (width_px, height_px), _paper_colour(image))
+    page.paste(image, ((width_px - image.width) // 2, (height_px - image.height) // 2))
+    return page
+
+
+def _scale(size: tuple[int, int], max_pixels: int) -> float:
+    """The largest scale, at most 1, at which the sides rounded up stay within the area."""
+    width, height = size
+    best = 0.0
+    for width_px in range(SIDE_STEP_PX, max_pixels // SIDE_STEP_PX + 1, SIDE_STEP_PX):
+        height_px = max_pixels // width_px // SIDE_STEP_PX * SIDE_STEP_PX
+        best = max(best, min(width_px / width, height_px / height, 1.0))
+    return best
+
+
+def _paper_colour(image: Image.Image) -> tuple[int, int, int]:
+    """The median colour: most of a page is paper."""
+    pixels = np.asarray(image.resize((64, 64), Image.Resampling.NEAREST)).reshape(-1, 3)
+    red, green, blue = (int(value) for value in np.median(pixels, axis=0))
+    return red, green, blue

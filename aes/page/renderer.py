@@ -1,0 +1,168 @@
+"""Turns an essay into pages and pages into images, as one spec says.
+
+The one door to this package: the plan asks for layouts and sizes, the data set for images. Knows
+nothing of what the images are used for.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from aes.page.draw import draw_coverage
+from aes.page.font import Face, font_path, has_ink, is_invisible, mapped_code_points, open_face
+from aes.page.layout import Row, Sheet, stack
+from aes.page.photo import open_page
+from aes.page.plain import TITLE_SCALE, plain_rows
+from aes.page.scan import scan_page
+from aes.page.spec import PageSpec
+from aes.page.squared import Grid
+from aes.records import Page, PageLayout
+
+PNG_COMPRESS_LEVEL = 1
+"""Pages are mostly blank: level 1 is several times faster than the default and little larger."""
+
+
+class PageRenderer:
+    """Lays out, draws and opens pages.
+
+    Holds nothing but its spec, so that workers get it cheaply; fonts are opened when first used,
+    once a process.
+    """
+
+    def __init__(self, spec: PageSpec) -> None:
+        self.spec = spec
+
+    def missing_characters(self, text: str) -> list[str]:
+        """The characters that the font lacks, sorted; white space is never among them.
+
+        Raises:
+            ValueError: If the font cannot be read.
+        """
+        if self.spec.style == "none":
+            return []
+        face, points = self._face(), mapped_code_points(self._font)
+        shown = (char for char in set(text) if not (char.isspace() or is_invisible(char)))
+        return sorted(char for char in shown if not has_ink(char, face, points))
+
+    def layout(self, title: str, text: str, *, seed: int = 0) -> tuple[PageLayout, ...]:
+        """Set an essay on as many pages as it needs.
+
+        White space at a paragraph's start is kept as written, blank lines are left out.
+
+        Args:
+            title: Centred on the first page; may be empty.
+            text: Paragraphs separated by line ends.
+            seed: Of the noise of scanned pages, at least 0.
+
+        Raises:
+            ValueError: If the font lacks a character, if there is nothing to set, or if the style
+                is ``none``.
+        """
+        assert seed >= 0, "random generators take no negative seed"
+        self._check_typed(title, text)
+        inset_x_px, inset_y_px = self.spec.insets_px
+        sheet = Sheet(
+            width_px=self.spec.width_px,
+            max_height_px=self.spec.max_height_px,
+            min_pixels=self.spec.min_pixels,
+            inset_x_px=inset_x_px,
+            inset_y_px=inset_y_px,
+        )
+        rows, columns = self._rows(title, text, sheet)
+        return stack(rows, sheet, columns=columns, seed=seed)
+
+    def draw(self, page: PageLayout) -> Image.Image:
+        """The page as an RGB image of its planned size; a layout always gives the same pixels."""
+        return self._draw_grey(page).convert("RGB")
+
+    def open(self, path: Path) -> Image.Image:
+        """An essay that already is an image: upright, margins trimmed, scaled down to page size.
+
+        Returns:
+            An RGB image; both sides are multiples of 32, the area lies between ``min_pixels`` and
+            ``width_px * max_height_px``.
+
+        Raises:
+            ValueError: If the file is broken, too large, or holds several images.
+        """
+        spec = self.spec
+        return open_page(
+            path, min_pixels=spec.min_pixels, max_pixels=spec.width_px * spec.max_height_px
+        )
+
+    def size(self, page: Page) -> tuple[int, int]:
+        """Width and height of the image that the model will see, in px.
+
+        An image file is decoded for this, since its blank margins count.
+
+        Raises:
+            ValueError: If an image file is broken, too large, or holds several images.
+        """
+        if isinstance(page, PageLayout):
+            return page.width_px, page.height_px
+        return self.open(page).size
+
+    def save(self, page: Page, directory: Path, name: str) -> Path:
+        """Keep a page as ``<directory>/<name>.png``; a crash leaves the old file or the new one.
+
+        Returns:
+            The file.
+        """
+        image = self._draw_grey(page) if isinstance(page, PageLayout) else self.open(page)
+        directory.mkdir(parents=True, exist_ok=True)
+        path = directory / f"{name}.png"
+        part = directory / f".{name}.{os.getpid()}.part"
+        image.save(part, format="PNG", compress_level=PNG_COMPRESS_LEVEL)
+        part.replace(path)
+        return path
+
+    @property
+    def _font(self) -> Path:
+        assert self.spec.font is not None
+        return font_path(self.spec.font)
+
+    def _face(self, scale: float = 1.0) -> Face:
+        assert self.spec.glyph_px is not None
+        return open_face(self._font, round(scale * self.spec.glyph_px))
+
+    def _rows(self, title: str, text: str, sheet: Sheet) -> tuple[list[Row], list[tuple[int, int]]]:
+        """The rows of the text and the squares of a row."""
+        spacing, indent = self.spec.line_spacing, self.spec.indent_chars
+        assert spacing is not None
+        assert indent is not None
+        if self.spec.style == "squared_paper":
+            grid = Grid(self._face(), sheet)
+            return list(grid.rows(title, text, spacing=spacing, indent=indent)), grid.columns
+        faces = (self._face(TITLE_SCALE), self._face())
+        rows = plain_rows(title, text, faces=faces, sheet=sheet, spacing=spacing, indent=indent)
+        return list(rows), []
+
+    def _draw_grey(self, page: PageLayout) -> Image.Image:
+        coverage = draw_coverage(page, self._font)
+        if self.spec.scan is not None:
+            return Image.fromarray(scan_page(coverage, self.spec.scan, seed=page.seed))
+        return Image.fromarray(np.invert(coverage))
+
+    def _check_typed(self, title: str, text: str) -> None:
+        if self.spec.style == "none":
+            raise ValueError(
+                "page.style none gives typed text no pages: choose page=plain, or pass it as text."
+            )
+        missing = self.missing_characters(title + text)
+        if missing:
+            names = ", ".join(_name(char) for char in missing)
+            raise ValueError(
+                f"page.font {self.spec.font} has no glyph for {names}: mend the text or choose a "
+                "font that has it."
+            )
+        if all(char.isspace() or is_invisible(char) for char in title + text):
+            raise ValueError("title and text are both empty: there is nothing to set on a page.")
+
+
+def _name(char: str) -> str:
+    code_point = f"U+{ord(char):04X}"
+    return f"{char} ({code_point})" if char.isprintable() else code_point
