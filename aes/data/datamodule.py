@@ -1,0 +1,82 @@
+"""Lightning's view of the data: loaders for training and validation. Reads and prepares nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from aes.data.collate import Collator
+from aes.data.dataset import PageDataset
+from aes.data.prepare import Prepared
+from aes.data.processor import Processor
+from aes.data.sampler import StepSampler
+from aes.page import PageRenderer
+from aes.records import Example
+
+
+class EssayDataModule(LightningDataModule):
+    """Training batches of tensors and validation batches of Examples.
+
+    Args:
+        train: Samples to train on.
+        val: Samples to validate on; may be empty.
+        renderer: Draws and opens pages.
+        processor: Cuts pages into patches.
+        global_batch_size: Examples per optimiser step.
+        micro_batch_size: Examples per forward pass.
+        decoding_batch_size: Examples graded together in validation.
+        num_workers: Loader processes.
+        seed: Decides the order of the samples.
+    """
+
+    def __init__(
+        self,
+        *,
+        train: Prepared,
+        val: Prepared,
+        renderer: PageRenderer,
+        processor: Processor,
+        global_batch_size: int,
+        micro_batch_size: int,
+        decoding_batch_size: int,
+        num_workers: int,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.train = train
+        self.processor = processor
+        self.decoding_batch_size = decoding_batch_size
+        self.num_workers = num_workers
+        self.dataset = PageDataset(train, renderer=renderer, processor=processor)
+        self.val_examples: Sequence[Example] = val.examples()
+        self.sampler = StepSampler(
+            lengths=train.column("num_tokens"),
+            num_supervised=train.column("num_supervised"),
+            global_batch_size=global_batch_size,
+            micro_batch_size=micro_batch_size,
+            seed=seed,
+        )
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Micro-batches in the sampler's order; pages are drawn in the workers."""
+        return DataLoader(
+            self.dataset,
+            batch_sampler=self.sampler,
+            collate_fn=Collator(
+                image_token=self.processor.image_token, pad_token=self.processor.pad_token
+            ),
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=False,
+        )
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Lists of Examples; the Engine makes tensors of them itself."""
+        return DataLoader(
+            self.val_examples,  # type: ignore[arg-type]
+            batch_size=self.decoding_batch_size,
+            collate_fn=list,
+        )

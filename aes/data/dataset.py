@@ -1,0 +1,57 @@
+"""A torch data set over prepared rows that draws the pages when they are asked for."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from aes.data.prepare import Prepared, encoded_row
+from aes.data.processor import Processor
+from aes.page import PageRenderer
+from aes.records import Example, PageLayout
+
+
+class PageDataset(Dataset[dict[str, Any]]):
+    """Items for training; indexed by (row, supervised tokens in the step), as the sampler gives.
+
+    Args:
+        prepared: Tokenised samples.
+        renderer: Draws and opens pages.
+        processor: Cuts them into patches.
+    """
+
+    def __init__(self, prepared: Prepared, *, renderer: PageRenderer, processor: Processor) -> None:
+        self.rows = prepared.rows
+        self.renderer = renderer
+        self.processor = processor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        index, num_supervised_in_step = key
+        row = self.rows[index]
+        example: Example = pickle.loads(row["example"])
+        return {
+            "encoded": encoded_row(row),
+            "patches": draw_patches(example, self.renderer, self.processor)[0],
+            "num_supervised_in_step": num_supervised_in_step,
+        }
+
+
+def draw_patches(
+    example: Example, renderer: PageRenderer, processor: Processor
+) -> tuple[np.ndarray, np.ndarray]:
+    """Patches and grids of all pages of ``example``; see ``Processor.patches``."""
+    if not example.pages:
+        return np.zeros((0, 1536), np.float32), np.zeros((0, 3), np.int64)
+    images = []
+    for number, page in enumerate(example.pages, start=1):
+        images.append(renderer.draw(page) if isinstance(page, PageLayout) else renderer.open(page))
+        folder, name = renderer.spec.save_dir, f"{example.id}-{number}"
+        if folder is not None and not (folder / f"{name}.png").exists():
+            renderer.save(page, folder, name)
+    return processor.patches(images)

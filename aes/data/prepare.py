@@ -1,0 +1,219 @@
+"""Essays to tokenised samples, in parallel, cached by a fingerprint of all that shapes them.
+
+Every length is measured here, page tokens included, before anything is trained: a sample over the
+limit is refused, dropped or set in smaller type, as asked, and counted. Pages are laid out, not
+drawn.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from aes.data.processor import Encoded, Processor
+from aes.prompt.build import ExampleBuilder
+from aes.records import Essay, Example
+
+# Factors on type size and page height, tried in turn. Below half the reference's 20 px, strokes
+# of dense characters run together.
+_SHRINK_FACTORS = (0.9, 0.8, 0.7, 0.6, 0.5)
+_COLUMNS = (
+    *("id", "example", "input_ids", "num_prompt", "steps", "grids", "num_tokens"),
+    *("num_tokens_full_size", "num_image_tokens", "num_supervised", "num_pages", "glyph_px"),
+)
+_ESSAYS_PER_PROCESS = 200
+"""Starting a process costs about a second; it pays from this many essays on."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The tokenised samples of one split and what was done to make them fit.
+
+    Attributes:
+        rows: A ``datasets.Dataset``; columns as ``prepare_essay`` names them.
+        overlong: Ids of samples over the limit and their tokens at full size.
+        shrunk: Those of them that were set smaller, with the type size used in px.
+        dropped: Those that were left out.
+    """
+
+    rows: Any
+    overlong: dict[str, int]
+    shrunk: dict[str, int]
+    dropped: tuple[str, ...]
+
+    def examples(self) -> list[Example]:
+        """The samples as Examples."""
+        return [pickle.loads(row) for row in self.rows["example"]]
+
+    def column(self, name: str) -> list[int]:
+        """A column of whole numbers."""
+        return list(self.rows[name])
+
+
+def prepare_essay(
+    row: dict[str, Any],
+    *,
+    builder: ExampleBuilder,
+    processor: Processor,
+    max_tokens: int,
+    on_overlong: Literal["error", "drop", "shrink"],
+) -> dict[str, Any]:
+    """One pickled essay to one row; ``num_tokens`` may stay over the limit."""
+    essay: Essay = pickle.loads(row["essay"])
+    example, encoded = _encode(essay, builder, processor)
+    full_size, glyph_px = len(encoded.input_ids), builder.page.glyph_px or 0
+    if on_overlong == "shrink":
+        for factor in _SHRINK_FACTORS:
+            if len(encoded.input_ids) <= max_tokens:
+                break
+            smaller = builder.shrunk(factor)
+            example, encoded = _encode(essay, smaller, processor)
+            glyph_px = smaller.page.glyph_px or 0
+    return {
+        "id": essay.id,
+        "example": pickle.dumps(example),
+        "input_ids": encoded.input_ids,
+        "num_prompt": encoded.num_prompt,
+        "steps": encoded.steps,
+        "grids": [list(grid) for grid in encoded.grids],
+        "num_tokens": len(encoded.input_ids),
+        "num_tokens_full_size": full_size,
+        "num_image_tokens": encoded.num_image_tokens,
+        "num_supervised": len(encoded.steps),
+        "num_pages": len(encoded.grids),
+        "glyph_px": glyph_px,
+    }
+
+
+def _encode(essay: Essay, builder: ExampleBuilder, processor: Processor) -> tuple[Example, Encoded]:
+    example = builder.build(essay)
+    sizes = [builder.renderer.size(page) for page in example.pages]
+    return example, processor.encode(example, sizes)
+
+
+def encoded_row(row: dict[str, Any]) -> Encoded:
+    """The tokens in a row."""
+    return Encoded(
+        input_ids=row["input_ids"],
+        num_prompt=row["num_prompt"],
+        steps=row["steps"],
+        grids=[(h, w) for h, w in row["grids"]],
+        num_image_tokens=row["num_image_tokens"],
+    )
+
+
+def prepare(
+    essays: Sequence[Essay],
+    *,
+    builder: ExampleBuilder,
+    processor: Processor,
+    max_tokens: int,
+    on_overlong: Literal["error", "drop", "shrink"],
+    cache: Path,
+    label: str,
+) -> Prepared:
+    """Tokenise ``essays``, or take them from the cache.
+
+    Args:
+        max_tokens: Limit of a whole sample: prompt, pages, answer and end.
+        on_overlong: What happens to longer ones. With ``error`` they stay in, for the caller to
+            report all of them at once.
+        label: Stands before the progress bar.
+    """
+    from datasets import Dataset
+
+    if not essays:  # datasets gives a mapped data set without rows no columns either
+        return _apply_policy(
+            Dataset.from_dict({name: [] for name in _COLUMNS}), max_tokens=max_tokens, drop=True
+        )
+    fingerprint = _fingerprint(essays, builder, processor, max_tokens, on_overlong)
+    folder = cache / "samples"
+    folder.mkdir(parents=True, exist_ok=True)
+    source = Dataset.from_dict({"essay": [pickle.dumps(essay) for essay in essays]})
+    # datasets writes the cache aside and moves it into place when it is whole.
+    rows = source.map(
+        partial(
+            prepare_essay,
+            builder=builder,
+            processor=processor,
+            max_tokens=max_tokens,
+            on_overlong=on_overlong,
+        ),
+        remove_columns=["essay"],
+        num_proc=_num_processes(len(essays)),
+        cache_file_name=str(folder / f"{fingerprint}.arrow"),
+        new_fingerprint=fingerprint[:32],
+        load_from_cache_file=True,
+        desc=label,
+    )
+    return _apply_policy(rows, max_tokens=max_tokens, drop=on_overlong != "error")
+
+
+def _apply_policy(rows: Any, *, max_tokens: int, drop: bool) -> Prepared:
+    full = dict(zip(rows["id"], rows["num_tokens_full_size"], strict=True))
+    now = dict(zip(rows["id"], rows["num_tokens"], strict=True))
+    glyphs = dict(zip(rows["id"], rows["glyph_px"], strict=True))
+    over = {name: length for name, length in full.items() if length > max_tokens}
+    still_over = [name for name in over if now[name] > max_tokens]
+    dropped = tuple(still_over) if drop else ()
+    if dropped:
+        keep = [i for i, n in enumerate(rows["num_tokens"]) if n <= max_tokens]
+        rows = rows.select(keep)
+    return Prepared(
+        rows=rows,
+        overlong=over,
+        shrunk={name: glyphs[name] for name in over if name not in still_over},
+        dropped=dropped,
+    )
+
+
+def _num_processes(num_essays: int) -> int | None:
+    wanted = min(os.cpu_count() or 1, num_essays // _ESSAYS_PER_PROCESS)
+    return wanted if wanted > 1 else None
+
+
+def _fingerprint(
+    essays: Sequence[Essay],
+    builder: ExampleBuilder,
+    processor: Processor,
+    max_tokens: int,
+    on_overlong: str,
+) -> str:
+    """Digest of everything that shapes the rows: data, wording, rubric, type, tokenizer, code."""
+    digest = hashlib.sha256()
+    for part in (
+        builder.rubric,
+        builder.prompt,
+        dataclasses.replace(builder.page, save_dir=None),
+        builder.seed,
+        max_tokens,
+        on_overlong,
+        processor.tokenizer.chat_template,
+        processor.image_processor.size,
+        *(version(name) for name in ("aes", "transformers", "tokenizers", "pillow")),
+    ):
+        digest.update(repr(part).encode())
+    digest.update(processor.tokenizer.backend_tokenizer.to_str().encode())
+    for module in _shaping_modules():
+        digest.update(module.read_bytes())
+    for essay in essays:
+        digest.update(repr(essay).encode())
+        for page in essay.pages:
+            status = page.stat()
+            digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
+    return digest.hexdigest()
+
+
+def _shaping_modules() -> list[Path]:
+    """Our own sources that decide what a row holds; a change in them makes the cache stale."""
+    package = Path(__file__).parent.parent
+    folders = [package / name for name in ("page", "prompt", "data")]
+    return sorted(path for folder in folders for path in folder.glob("*.py"))

@@ -1,0 +1,194 @@
+"""Tokenizer and image processor in one: Examples to token ids, page images to patches.
+
+No torchvision: the image processor is transformers' PIL one. Pages come at their final size and
+nothing is resized here; a page that would be is an error.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from aes.data.guide import ScoreGuide
+from aes.records import FIXED, FREE, Example
+
+FREE_STEP, FIXED_STEP = -1, -2
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An Example as tokens; lengths are in tokens.
+
+    Attributes:
+        input_ids: Prompt, then answer and end token where there is an answer.
+        num_prompt: Length of the prompt; supervision begins there.
+        steps: For each token of the answer the row of ``ScoreGuide.table`` that it was chosen
+            from; ``FREE_STEP`` where the whole vocabulary was open, ``FIXED_STEP`` where the
+            answer's form left no choice.
+        grids: Height and width of each page in patches of 16 px.
+        num_image_tokens: Tokens of all pages.
+    """
+
+    input_ids: list[int]
+    num_prompt: int
+    steps: list[int]
+    grids: list[tuple[int, int]]
+    num_image_tokens: int
+
+
+class Processor:
+    """Encodes Examples for one model and rubric.
+
+    Args:
+        folder: Checkpoint folder, or any folder with a tokenizer.
+        ranges: Lowest and highest score by trait.
+        min_pixels: Least page area, where the folder has no image processor settings.
+        max_pixels: Greatest page area, likewise.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        ranges: Mapping[str, tuple[int, int]],
+        min_pixels: int,
+        max_pixels: int,
+    ) -> None:
+        self.tokenizer = _load_tokenizer(folder)
+        self.image_processor = _load_image_processor(folder, min_pixels, max_pixels)
+        self.guide = ScoreGuide(self.tokenizer, ranges)
+        self.image_token = int(self.tokenizer.convert_tokens_to_ids("<|image_pad|>"))
+        self.end_token = int(self.tokenizer.convert_tokens_to_ids("<|im_end|>"))
+        self.pad_token = int(self.tokenizer.convert_tokens_to_ids("<|endoftext|>"))
+        self._special = sorted(self.tokenizer.get_added_vocab(), key=len, reverse=True)
+
+    def encode(self, example: Example, sizes: Sequence[tuple[int, int]]) -> Encoded:
+        """Tokens of ``example``.
+
+        Args:
+            sizes: Width and height in px of each of its pages, multiples of 32.
+        """
+        grids = [(height // 16, width // 16) for width, height in sizes]
+        prompt = self._expand(self._encode_prompt(example), grids)
+        answer: list[int] = []
+        steps: list[int] = []
+        previous, score = FREE, ""
+        for text, slot in example.answer:
+            ids = self.tokenizer.encode(self._defuse(text), add_special_tokens=False)
+            answer += ids
+            if slot in (FIXED, FREE):
+                kind = FREE_STEP if slot == FREE else FIXED_STEP
+                # What follows a score ends it, and is one of its choices.
+                after_score = previous not in (FIXED, FREE)
+                first = self._step(previous, score, example) if after_score else kind
+                steps += [first] + [kind] * (len(ids) - 1)
+            else:
+                steps += [self._step(slot, text[:k], example) for k in range(len(text))]
+            previous, score = slot, text
+        if answer:
+            answer.append(self.end_token)
+            steps.append(FREE_STEP if previous == FREE else FIXED_STEP)
+        assert len(answer) == len(steps)
+        return Encoded(
+            input_ids=prompt + answer,
+            num_prompt=len(prompt),
+            steps=steps,
+            grids=grids,
+            num_image_tokens=sum(h * w // 4 for h, w in grids),
+        )
+
+    def _step(self, trait: str, prefix: str, example: Example) -> int:
+        return self.guide.step(trait, prefix, feedback=example.asks_feedback).index
+
+    def _encode_prompt(self, example: Example) -> list[int]:
+        """Prompt in the checkpoint's own chat format, one placeholder a page."""
+        turns = [
+            {
+                "role": message.role,
+                "content": [
+                    {"type": "text", "text": self._defuse(part)}
+                    if isinstance(part, str)
+                    else {"type": "image"}
+                    for part in message.parts
+                ],
+            }
+            for message in example.messages
+        ]
+        text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def _defuse(self, text: str) -> str:
+        """Special tokens written out in an essay must not act as such: a space breaks them."""
+        for token in self._special:
+            if token in text:
+                text = text.replace(token, f"{token[0]} {token[1:]}")
+        return text
+
+    def _expand(self, ids: list[int], grids: Sequence[tuple[int, int]]) -> list[int]:
+        counts = iter(h * w // 4 for h, w in grids)
+        expanded: list[int] = []
+        for token in ids:
+            expanded += [token] * next(counts) if token == self.image_token else [token]
+        assert next(counts, None) is None, "the chat template left a page out"
+        return expanded
+
+    def patches(self, images: Sequence[Image.Image]) -> tuple[np.ndarray, np.ndarray]:
+        """Pixel patches of pages.
+
+        Returns:
+            Patches, float32 ``[patches, 3 * 2 * 16 * 16]`` in ``[-1, 1]``, and the pages' grids
+            in patches, int64 ``[pages, 3]`` as (1, height, width).
+
+        Raises:
+            ValueError: If the image processor would resize a page.
+        """
+        out = self.image_processor(images=list(images), return_tensors="np")
+        grids = np.asarray(out["image_grid_thw"])
+        for image, (_, height, width) in zip(images, grids, strict=True):
+            if (width * 16, height * 16) != image.size:
+                raise ValueError(
+                    f"a page of {image.width} x {image.height} px would be resized to "
+                    f"{width * 16} x {height * 16} by the model's image processor; set "
+                    "model.min_pixels and model.max_pixels to the checkpoint's limits"
+                )
+        return np.asarray(out["pixel_values"], dtype=np.float32), grids
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as exc:
+        raise ValueError(
+            f"{folder} holds no tokenizer that can be read; is the download complete?"
+        ) from exc
+    legacy = folder / "chat_template.json"  # older hub folders keep the template here
+    if tokenizer.chat_template is None and legacy.is_file():
+        tokenizer.chat_template = json.loads(legacy.read_text(encoding="utf-8"))["chat_template"]
+    if tokenizer.chat_template is None:
+        raise ValueError(f"{folder} has no chat template; take the files of an Instruct model")
+    return tokenizer
+
+
+def _load_image_processor(folder: Path, min_pixels: int, max_pixels: int) -> Any:
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    size = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
+    path = folder / "preprocessor_config.json"
+    if path.is_file():
+        size |= json.loads(path.read_text(encoding="utf-8")).get("size") or {}
+    return Qwen2VLImageProcessorPil(
+        patch_size=16,
+        temporal_patch_size=2,
+        merge_size=2,
+        image_mean=[0.5, 0.5, 0.5],
+        image_std=[0.5, 0.5, 0.5],
+        size=size,
+    )
