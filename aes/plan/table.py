@@ -1,0 +1,168 @@
+"""A Plan -> a table on the terminal, one screen, readable at 80 columns and plain when piped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from aes.plan.memory import SAFETY_MARGIN
+from aes.plan.parameters import sum_parameters
+from aes.plan.plan import Plan
+
+
+def render_plan(plan: Plan, console: Console) -> None:
+    """Print the plan; blockers stand last, where the eye rests."""
+    table = Table(box=None, show_header=False, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column(style="bold cyan", no_wrap=True)
+    table.add_column(overflow="fold")
+    for section, lines in _sections(plan):
+        for number, line in enumerate(lines):
+            # Text, since a plain str would be read as markup and lose what stands in brackets.
+            table.add_row("" if number else section, Text(line) if isinstance(line, str) else line)
+    for style, section, notes in (
+        ("yellow", "Advice", plan.advice),
+        ("bold red", "Blockers", plan.blockers),
+    ):
+        for number, note in enumerate(notes):
+            label = "" if number else section
+            table.add_row(Text(label, style=style), Text(f"- {note}", style=style))
+    console.print(table)
+
+
+def _sections(plan: Plan) -> Iterator[tuple[str, list[str | Text]]]:
+    yield "Model", [_model(plan), _parameters(plan)]
+    yield "Data", [_essays(plan), _splits(plan)]
+    yield "Pages", [_pages(plan)]
+    yield "Tokens", list(_tokens(plan))
+    yield "Memory", [_memory_verdict(plan), _memory_parts(plan)]
+    yield "Steps", [_steps(plan)]
+    yield "Saves", [plan.steps.note]
+    yield "Time", list(_time(plan))
+
+
+def _model(plan: Plan) -> str:
+    hardware = plan.hardware
+    kind = {"cpu": "CPU", "cuda": "GPU"}[hardware.accelerator]
+    nodes = f" of {hardware.num_nodes} nodes" if hardware.num_nodes > 1 else ""
+    return (
+        f"{plan.model} in {hardware.precision} on {hardware.num_ranks} x {kind}{nodes}, "
+        f"strategy {plan.strategy}"
+    )
+
+
+def _parameters(plan: Plan) -> str:
+    total, trainable = sum_parameters(plan.parameters)
+    share = f"{trainable / max(1, total):.2%}"
+    if trainable == total:
+        return f"{_size(total)} parameters, all trained"
+    parts = ", ".join(name for name, count in plan.parameters.items() if count.trainable)
+    return f"{_size(total)} parameters; trained {trainable:,} ({share}): {parts or 'none'}"
+
+
+def _size(number: int) -> str:
+    return f"{number / 1e9:.3f} B" if number >= 1e9 else f"{number / 1e6:.1f} M"
+
+
+def _essays(plan: Plan) -> str:
+    parts = [f"{number:,} {name}" for name, number in plan.essays.items() if number]
+    parts += [f"{number:,} dropped ({reason})" for reason, number in plan.dropped.items() if number]
+    return "essays: " + (", ".join(parts) or "none")
+
+
+def _splits(plan: Plan) -> str:
+    splits = {"train": plan.train, "validation": plan.validation, "test": plan.test}
+    return "samples: " + ", ".join(f"{s.num_examples:,} {name}" for name, s in splits.items())
+
+
+def _pages(plan: Plan) -> str:
+    train = plan.train
+    if not train.num_pages:
+        return "none: text alone"
+    text = f"{train.num_pages:,} to train on, {train.mean_page_tokens:,.0f} tokens each"
+    if train.max_page_tokens > train.mean_page_tokens:
+        text += f" (largest {train.max_page_tokens:,.0f})"
+    if plan.glyph_px:
+        low, high = plan.glyph_px
+        text += f", glyphs {low:g} px" if low == high else f", glyphs {low:g} to {high:g} px"
+    return text
+
+
+def _tokens(plan: Plan) -> Iterator[str]:
+    train = plan.train
+    yield (
+        f"mean {train.mean_tokens:,.0f}, 95 % up to {train.p95_tokens:,}, longest "
+        f"{train.max_tokens:,} ({train.longest_id or 'none'}); limit {plan.max_tokens:,}"
+    )
+    yield (
+        f"supervised: mean {train.mean_supervised:,.0f}, most {train.max_supervised:,}; "
+        f"padding {train.padding_share:.0%}"
+    )
+
+
+def _memory_parts(plan: Plan) -> str:
+    memory = plan.memory
+    parts = {
+        "weights": memory.weights,
+        "gathered": memory.gathered,
+        "gradients": memory.gradients,
+        "optimiser": memory.optimiser,
+        "activations": memory.activations,
+        "logits": memory.logits,
+        "update": memory.step,
+        "overhead": memory.overhead,
+    }
+    shown = [f"{name} {gib:.1f}" for name, gib in parts.items() if gib >= 0.05]
+    rest = sum(gib for gib in parts.values() if gib < 0.05)
+    return " + ".join([*shown, f"rest {rest:.2f}"]) + " GiB"
+
+
+def _memory_verdict(plan: Plan) -> Text:
+    memory = plan.memory
+    how = f" at micro-batch {plan.hardware.micro_batch_size}"
+    how += " with checkpointing" if plan.checkpointing else ""
+    if memory.available is None:
+        return Text(f"{memory.total:.1f} GiB a device{how}; what it has is not known")
+    verdict, style = ("fits", "bold green") if memory.fits else ("DOES NOT FIT", "bold red")
+    return Text.assemble(
+        (verdict, style),
+        f": {memory.total:.1f} of {memory.available:.1f} GiB a device, {SAFETY_MARGIN:.0%} to be "
+        f"left free,{how}",
+    )
+
+
+def _steps(plan: Plan) -> str:
+    steps, hardware = plan.steps, plan.hardware
+    text = f"{steps.total:,} ({steps.per_epoch:,} an epoch) of {plan.global_batch_size} samples = "
+    factors = [hardware.micro_batch_size, steps.accumulation, hardware.num_ranks]
+    text += " x ".join(str(f) for f in factors)
+    if steps.last_batch and steps.last_batch != plan.global_batch_size:
+        text += f"; an epoch's last {steps.last_batch}"
+    if steps.warmup:
+        text += f"; warm-up {steps.warmup}"
+    return text
+
+
+def _time(plan: Plan) -> Iterator[str]:
+    time = plan.time
+    cost = f" for {time.cost:,.2f}" if time.cost is not None else ""
+    parts = f"training {_duration(time.expected_s)}"
+    if plan.validation.num_examples:
+        number = len(plan.steps.validations)
+        parts += f", {number} validation{'s' * (number != 1)} {_duration(time.validation_s)}"
+    yield f"about {_duration(time.total_s)}{cost}: {parts}"
+    crude = "; crude on a CPU" if plan.hardware.accelerator == "cpu" else ""
+    yield (
+        f"floor of training {_duration(time.floor_s)}, of whose speed {time.utilisation:.0%} is "
+        f"assumed{crude}"
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+
+import pytest
+from rich.console import Console
+
+from aes.plan import EMPTY, Plan, plan_to_dict, render_plan
+
+Reference = Callable[..., Plan]
+
+
+def _render(plan: Plan, width: int = 80, terminal: bool = False) -> str:
+    file = io.StringIO()
+    render_plan(plan, Console(file=file, width=width, force_terminal=terminal))
+    return file.getvalue()
+
+
+def _flat(plan: Plan) -> str:
+    return " ".join(_render(plan, width=300).split())
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_it_is_plain_when_piped_and_stays_within_the_terminal(
+    reference: Reference, width: int
+) -> None:
+    text = _render(reference(), width)
+    assert "\x1b" not in text
+    assert text.isascii()
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= width
+    assert len(lines) <= 24
+    assert "\x1b" in _render(reference(), width, terminal=True)
+
+
+def test_the_numbers_that_decide_are_on_it(reference: Reference) -> None:
+    plan = reference()
+    text = _flat(plan)
+    for part in (
+        "Qwen3-VL-30B-A3B-Instruct in bf16 on 1 x GPU, strategy single",
+        "31.077 B parameters; trained 6,684,672 (0.02%): LoRA: attention",
+        "345 read, 340 kept, 3 shrunk, 5 dropped (no scores)",
+        "300 train, 40 validation, 0 test",
+        "300 to train on, 576 tokens each, glyphs 17 to 20 px",
+        "longest 2,048 (essay_299); limit 2,048",
+        "weights 57.9 +",
+        "fits: ",
+        "114 (38 an epoch) of 8 samples = 2 x 4 x 1; an epoch's last 4",
+        "never reached in 114",
+        f"for {plan.time.cost:.2f}: training",
+    ):
+        assert part in text
+    assert "Blockers" not in text
+
+
+def test_blockers_stand_last(reference: Reference) -> None:
+    plan = reference(hardware={"memory_gib": 24.0}, data={"validation": EMPTY})
+    text = _flat(plan)
+    assert "DOES NOT FIT" in text
+    assert text.index("Advice - no validation samples") < text.index("Blockers - needs")
+
+
+def test_a_name_in_brackets_is_not_read_as_markup(reference: Reference) -> None:
+    plan = reference(data={"dropped": {"[bold]title[/bold]": 2}})
+    assert "2 dropped ([bold]title[/bold])" in _flat(plan)
+
+
+def test_plan_json_holds_it_all(reference: Reference) -> None:
+    plan = reference()
+    read = json.loads(json.dumps(plan_to_dict(plan), allow_nan=False))
+    assert read["memory"]["fits"] is True
+    assert read["steps"]["total"] == 114
+    assert read["parameters"]["experts"] == {"total": 28_991_029_248, "trainable": 0}
+    assert read["train"]["longest_id"] == "essay_299"
+    assert reference() == plan

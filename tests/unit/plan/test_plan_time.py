@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from aes.hardware import HardwareSpec
+from aes.model import ModelSpec
+from aes.plan import Lengths, Plan
+from aes.plan.lengths import summarise
+from aes.plan.memory import Workload
+from aes.plan.time import forward_flops
+
+Reference = Callable[..., Plan]
+
+
+@pytest.fixture
+def measured_job(lengths: Callable[..., Lengths]) -> dict[str, Any]:
+    """300 samples of 1,065 tokens, 450 of them supervised."""
+    return {"train": lengths([1065] * 300)}
+
+
+def test_forward_pass_by_hand(
+    model_spec: Callable[[str], ModelSpec],
+    h800: HardwareSpec,
+    lengths: Callable[..., Lengths],
+    reference: Reference,
+) -> None:
+    load = Workload(
+        model=model_spec("qwen3_vl_30b_a3b"),
+        parameters=reference().parameters,
+        hardware=h800,
+        strategy="single",
+        checkpointing=True,
+        rank=8,
+        max_tokens=1065,
+        max_image_tokens=576,
+        max_supervised=450,
+    )
+    flops = forward_flops(load, summarise(lengths([1065]), global_batch_size=1, micro_batch_size=1))
+    # Per token 2 x (0.906 + 28.991 x 8 / 128 + 0.013 + 0.007) B weights; 0.42 GFLOP attention.
+    assert flops.layers / 1065 / 1e9 == pytest.approx(5.475, abs=0.005)
+    assert flops.attention / 1065 / 1e9 == pytest.approx(0.419, abs=0.001)
+    assert flops.lm_head / 450 / 1e9 == pytest.approx(0.622, abs=0.001)
+    assert flops.vision / 1e12 == pytest.approx(2.70, abs=0.05)
+
+
+def test_a_step_of_the_reference_job_at_the_peak(
+    reference: Reference, measured_job: dict[str, Any]
+) -> None:
+    """0.138 s without recompute and 0.201 s with, plus 0.027 s of vision, at 800 TFLOP/s."""
+    for checkpointing, seconds in ((False, 0.138 + 0.027), (True, 0.201 + 0.027)):
+        plan = reference(data=measured_job, checkpointing=checkpointing)
+        assert plan.time.tflop_per_step / 800 == pytest.approx(seconds, rel=0.02)
+
+
+def test_each_part_of_a_step_is_repeated_as_often_as_it_must(
+    reference: Reference, measured_job: dict[str, Any]
+) -> None:
+    layers, attention, lm_head = 1065 * 5.47532e9, 1065**2 * 2 * 4096 * 48, 450 * 0.62233e9
+    for checkpointing, again in ((False, 0), (True, 1)):
+        plan = reference(data=measured_job, checkpointing=checkpointing)
+        # Frozen: forward and gradient of inputs; attention's backward is 2.5 forwards.
+        language = (2 + again) * layers + (3.5 + again) * attention + 2 * lm_head
+        vision = plan.time.tflop_per_step - 8 * language / 1e12
+        assert vision == pytest.approx(8 * 2.71, abs=0.3)
+
+
+def test_a_micro_batch_is_no_faster_than_its_weights_are_read(
+    reference: Reference, measured_job: dict[str, Any]
+) -> None:
+    # 62.2 GB at 3 TB/s three times: 62 ms; two essays compute in 57 ms, eight in 228 ms.
+    small = reference(data=measured_job, hardware={"micro_batch_size": 2}).time
+    assert small.floor_s / 450 == pytest.approx(3 * 62.17e9 / 3e12, rel=0.01)
+    large = reference(data=measured_job, hardware={"micro_batch_size": 8}).time
+    assert large.floor_s == pytest.approx(900 / 8 * large.tflop_per_step / 800, rel=0.01)
+
+
+def test_four_devices_take_a_quarter_and_cost_the_same(
+    reference: Reference, measured_job: dict[str, Any]
+) -> None:
+    one = reference(data=measured_job).time
+    four = reference(data=measured_job, hardware={"devices": 4, "price_per_hour": 10.0}).time
+    assert four.floor_s == pytest.approx(one.floor_s / 4)
+    assert four.expected_s < one.expected_s
+    assert one.cost == pytest.approx(2.5 * one.total_s / 3600)
+    assert reference(hardware={"price_per_hour": 0.0}).time.cost is None
+
+
+def test_the_expectation_is_never_below_the_floor(reference: Reference) -> None:
+    time = reference().time
+    assert time.expected_s > time.floor_s
+    assert time.total_s == time.expected_s + time.validation_s
+    assert time.validation_s > 0
+
+
+def test_training_every_weight_costs_one_more_forward(
+    reference: Reference, measured_job: dict[str, Any]
+) -> None:
+    frozen = reference(data=measured_job)
+    body = ("attention", "experts", "router")
+    trained = {
+        name: (count.total, count.total if name in body else 0)
+        for name, count in frozen.parameters.items()
+    }
+    whole = reference(data=measured_job, parameters=trained)
+    # 8 samples of 1,065 tokens through 2.738 B active weights once more.
+    more = 8 * 1065 * 2 * 2.738e9 / 1e12
+    assert whole.time.tflop_per_step - frozen.time.tflop_per_step == pytest.approx(more, rel=0.01)
+
+
+def test_a_longer_sample_costs_more(reference: Reference, lengths: Callable[..., Lengths]) -> None:
+    short = reference(data={"train": lengths([1000] * 300)})
+    long = reference(data={"train": lengths([2000] * 300)})
+    assert long.time.tflop_per_step > 1.7 * short.time.tflop_per_step
