@@ -1,0 +1,5 @@
+"""Examples to Answers: the only way to an answer."""
+
+from aes.inference.spec import DecodingSpec
+
+__all__ = ["DecodingSpec"]

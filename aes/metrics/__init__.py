@@ -1,0 +1,1 @@
+"""Scores of two graders -> how far they agree. Import the module that is needed."""
