@@ -1,0 +1,61 @@
+"""The loss of a batch, summed over its supervised tokens; nothing is averaged here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional
+
+from aes.data.collate import IGNORED
+from aes.data.processor import FREE_STEP
+from aes.model.forward import allowed_logits, hidden_states, logits
+from aes.training.spec import LossSpec
+
+
+def summed_loss(
+    model: Any, batch: Mapping[str, Tensor], *, spec: LossSpec, score_steps: Tensor
+) -> Tensor:
+    """Cross-entropy summed over the supervised tokens of a batch.
+
+    Args:
+        batch: As ``Collator`` gives it.
+        score_steps: ``ScoreGuide.table``: allowed token ids by step, filled up with -1.
+
+    Returns:
+        Scalar, float32.
+    """
+    states = hidden_states(model, batch)
+    targets = batch["labels"][:, 1:]
+    supervised = targets != IGNORED
+    # Rows are chosen before the head is applied: logits are the largest tensor of a step.
+    states, targets = states[:, :-1][supervised], targets[supervised]
+    steps = batch["steps"][:, 1:][supervised]
+    if spec.name == "ce":
+        losses = functional.cross_entropy(logits(model, states), targets, reduction="none")
+        return losses.where(steps != FREE_STEP, losses * spec.feedback_weight).sum()
+    # What the answer's form prescribes is written by the decoder, not by the model: among one
+    # valid token the loss is 0.
+    free, at_score = steps == FREE_STEP, steps >= 0
+    loss = spec.feedback_weight * functional.cross_entropy(
+        logits(model, states[free]), targets[free], reduction="sum"
+    )
+    allowed = score_steps.to(steps.device)[steps[at_score]]
+    return loss + valid_digits_loss(
+        allowed_logits(model, states[at_score], allowed), targets[at_score], allowed
+    )
+
+
+def valid_digits_loss(scores: Tensor, targets: Tensor, allowed: Tensor) -> Tensor:
+    """Cross-entropy among the tokens that a valid score allows, summed.
+
+    Args:
+        scores: Logits of the allowed tokens, float32 ``[N, most]``.
+        targets: Token ids, int64 ``[N]``; each is among its row's allowed ones.
+        allowed: Token ids, int64 ``[N, most]``, filled up with -1.
+    """
+    chosen = scores.masked_fill(allowed < 0, float("-inf"))
+    places = allowed == targets[:, None]
+    assert bool(places.sum(dim=1).eq(1).all()), "a gold score is not among the valid ones"
+    return functional.cross_entropy(chosen, places.int().argmax(dim=1), reduction="sum")

@@ -1,0 +1,131 @@
+"""Lightning's view of training: a step's loss, the optimiser, validation through the Grader."""
+
+# ruff: noqa: ARG002 (a hook takes what Lightning passes, needed or not)
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from aes.grading import Grader
+from aes.metrics.grades import AgreementMetrics
+from aes.model.adapters import trainable_lora_b
+from aes.model.forward import autocast
+from aes.records import Example, Grade
+from aes.training.loss import summed_loss
+from aes.training.optim import build_optimizer, build_schedule
+from aes.training.progress import StepReport
+from aes.training.spec import LossSpec, OptimSpec
+
+
+class GraderModule(LightningModule):
+    """Trains the model inside a Grader.
+
+    Args:
+        grader: Holds the model that is trained.
+        loss: Which loss is taken.
+        optim: Optimiser and schedule.
+        precision: As the model was loaded.
+        accumulation: Micro-batches per optimiser step.
+        num_steps: Optimiser steps of the whole run.
+    """
+
+    # Checkpoints hold what is trained; the frozen base comes from its own folder.
+    strict_loading = False
+
+    def __init__(
+        self,
+        *,
+        grader: Grader,
+        loss: LossSpec,
+        optim: OptimSpec,
+        precision: Literal["fp32", "bf16"],
+        accumulation: int,
+        num_steps: int,
+    ) -> None:
+        super().__init__()
+        self.model = grader.engine.model
+        self.grader = grader
+        self.loss_spec = loss
+        self.optim_spec = optim
+        self.base_precision = precision
+        self.accumulation = accumulation
+        self.num_steps = num_steps
+        self.agreement = AgreementMetrics(grader.rubric.ranges)
+        self.graded: list[tuple[Example, Grade]] = []
+        self._loss_of_step = torch.zeros(())
+        self._tokens_of_step = 0
+
+    def on_fit_start(self) -> None:
+        """The adapter must not change the base's answers before the first step."""
+        assert all(not b.any() for b in trainable_lora_b(self.model)), "lora_B is not zero"
+
+    def on_train_epoch_start(self) -> None:
+        """Dropout acts in training only."""
+        self.model.train()
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """This micro-batch's share of the mean loss over the whole global batch."""
+        with autocast(self.base_precision, self.device):
+            loss = summed_loss(
+                self.model,
+                batch,
+                spec=self.loss_spec,
+                score_steps=self.grader.engine.processor.guide.table,
+            )
+        share = loss / batch["num_supervised_in_step"]
+        self._loss_of_step = self._loss_of_step.to(share.device) + share.detach()
+        self._tokens_of_step += int(batch["attention_mask"].sum())
+        # Lightning divides by the accumulation, but the share is already of the whole batch.
+        return share * self.accumulation
+
+    def step_report(self) -> StepReport:
+        """Loss and tokens of the optimiser step just done."""
+        report = StepReport(loss=float(self._loss_of_step), num_tokens=self._tokens_of_step)
+        self._loss_of_step = torch.zeros(())
+        self._tokens_of_step = 0
+        return report
+
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        """Move tensors; Examples stay as they are, for the Engine makes its own tensors."""
+        if isinstance(batch, list):
+            return batch
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the grades of the last validation."""
+        self.agreement.reset()
+        self.graded = []
+
+    def validation_step(self, examples: Sequence[Example], batch_idx: int) -> None:
+        """Grade a batch; scores only, so that every rank makes the same forward passes."""
+        grades = list(self.grader.grade(examples, scores_only=True))
+        self.agreement.update(grades, [example.scores for example in examples])
+        self.graded += zip(examples, grades, strict=True)
+
+    def on_validation_epoch_end(self) -> None:
+        """Make the metrics known to callbacks and loggers."""
+        metrics = {f"val/{name}": value for name, value in self.agreement.compute().items()}
+        self.log_dict(metrics)
+
+    def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]
+        """AdamW, its rate changed after every optimiser step."""
+        optimizer = build_optimizer(self.model, self.optim_spec)
+        schedule = build_schedule(optimizer, self.optim_spec, num_steps=self.num_steps)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave the frozen base out."""
+        trained = {name for name, p in self.named_parameters() if p.requires_grad}
+        checkpoint["state_dict"] = {
+            name: tensor for name, tensor in checkpoint["state_dict"].items() if name in trained
+        }

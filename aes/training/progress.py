@@ -1,0 +1,199 @@
+"""A running Trainer -> a measured line every few optimiser steps, on screen, on disk, in loggers.
+
+Counts optimiser steps, not batches, so that accumulation changes nothing. Knows no model: loss
+and tokens come from the module's ``step_report``. Lightning's own bar must be off
+(``enable_progress_bar=False``).
+"""
+
+# ruff: noqa: ARG002 (a hook takes what Lightning passes, needed or not)
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, cast
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from aes.report.progress_bar import ProgressBar, StepLine
+from aes.training.metrics_log import MetricsLog
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepReport:
+    """What a module tells about one optimiser step, the same on every rank.
+
+    Attributes:
+        loss: Mean over the supervised tokens of the global batch, in nats.
+        num_tokens: All tokens of the global batch, prompt and image included.
+    """
+
+    loss: float
+    num_tokens: int
+
+
+class ReportsSteps(Protocol):
+    """A module that ``ProgressReport`` can measure."""
+
+    def step_report(self) -> StepReport:
+        """The optimiser step just done; called once for each, on every rank."""
+        ...
+
+
+class ProgressReport(Callback):
+    """Measures, shows and logs training; logs the first and the last step too.
+
+    It travels in checkpoints: a resumed run cuts ``metrics.jsonl`` back to the checkpoint and goes
+    on counting its time, while speed and remaining time are measured anew.
+    """
+
+    def __init__(
+        self, log: MetricsLog, *, every_n_steps: int, total_steps: int, is_terminal: bool
+    ) -> None:
+        """Prepare, without output.
+
+        Args:
+            log: The run's log; only rank 0 writes to it.
+            every_n_steps: Optimiser steps between two lines, at least 1.
+            total_steps: Optimiser steps of the whole run, for the remaining time.
+            is_terminal: Whether to draw a bar instead of plain lines.
+        """
+        self._log = log
+        self._every_n_steps = every_n_steps
+        self._total_steps = total_steps
+        self._is_terminal = is_terminal
+        self._bar: ProgressBar | None = None  # on rank 0 alone, which alone shows and logs
+        self._lr = 0.0
+        self._started_s = self._window_started_s = time.perf_counter()
+        self._resumed: dict[str, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clocks, and rewind the log of a resumed run."""
+        now_s = time.perf_counter()
+        self._started_s = now_s - self._resumed.get("elapsed_s", 0.0)
+        self._window_started_s, self._window_tokens = now_s, 0
+        self._seen_step = self._logged_step = self._first_step = trainer.global_step
+        self._pace = (trainer.global_step, now_s)
+        if not trainer.is_global_zero:
+            return
+        if self._resumed:
+            self._log.rewind(self._resumed["log_bytes"])
+        num_epochs = trainer.max_epochs if (trainer.max_epochs or -1) > 0 else None
+        self._bar = ProgressBar(
+            total_steps=self._total_steps, num_epochs=num_epochs, is_terminal=self._is_terminal
+        )
+        self._bar.start(trainer.global_step)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Note the learning rate before the schedule moves it on behind the step."""
+        self._lr = float(trainer.optimizers[0].param_groups[0]["lr"])
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Measure if the batch completed an optimiser step."""
+        step = trainer.global_step
+        if step == self._seen_step:
+            return
+        self._seen_step, self._seen_epoch = step, trainer.current_epoch + 1
+        # On every rank, since the module may have to sum over them.
+        self._report = cast(ReportsSteps, pl_module).step_report()
+        self._window_tokens += self._report.num_tokens
+        if self._bar is not None:
+            self._bar.advance(step, self._seen_epoch)
+        if step in (1, self._total_steps) or step % self._every_n_steps == 0:
+            self._write(trainer, pl_module.device)
+        if self._pace[0] == self._first_step:
+            # The first step compiles and warms up: it would spoil the remaining time for long.
+            self._pace = (step, time.perf_counter())
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock behind tokens per second."""
+        self._paused_s = time.perf_counter()
+        if self._bar is not None:
+            self._bar.announce("validating")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let that clock go on."""
+        self._window_started_s += time.perf_counter() - self._paused_s
+        if self._bar is not None:
+            self._bar.advance(self._seen_step, trainer.current_epoch + 1)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the last step of a run that ended early, and give the terminal back."""
+        if self._seen_step > self._logged_step:
+            self._write(trainer, pl_module.device)
+        self._close()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Give the terminal back before the error is shown."""
+        self._close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps; everything logged so far is on the disk when this returns."""
+        return {
+            "elapsed_s": time.perf_counter() - self._started_s,
+            "log_bytes": self._log.flush(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Remember what a checkpoint kept; acted upon when training starts."""
+        self._resumed = state_dict
+
+    def _write(self, trainer: Trainer, device: torch.device) -> None:
+        """Show and log the step just done, and begin a new window for tokens per second."""
+        now_s = time.perf_counter()
+        line = self._measure(now_s, device)
+        self._logged_step = self._seen_step
+        self._window_started_s, self._window_tokens = now_s, 0
+        if self._bar is None:
+            return
+        values = asdict(line)
+        self._log.log(values)
+        self._bar.show(line)
+        step = values.pop("step")
+        for logger in trainer.loggers:
+            logger.log_metrics({f"train/{name}": v for name, v in values.items()}, step=step)
+
+    def _measure(self, now_s: float, device: torch.device) -> StepLine:
+        step, (pace_step, pace_started_s) = self._seen_step, self._pace
+        s_per_step = (now_s - pace_started_s) / max(1, step - pace_step)
+        return StepLine(
+            step=step,
+            epoch=self._seen_epoch,
+            loss=self._report.loss,
+            lr=self._lr,
+            tokens_per_s=self._window_tokens / (now_s - self._window_started_s),
+            elapsed_s=now_s - self._started_s,
+            remaining_s=max(0, self._total_steps - step) * s_per_step,
+            peak_memory_gib=peak_memory_gib(device),
+        )
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._log.flush()
+            self._log.close()
+            self._bar = None
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Most memory that this process has held: of tensors on a GPU, else resident in all.
+
+    Args:
+        device: Where the model is.
+
+    Returns:
+        GiB, this process alone: not its data workers, not other ranks.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**30 if sys.platform == "darwin" else peak / 2**20  # bytes there, KiB here

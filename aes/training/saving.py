@@ -1,0 +1,59 @@
+"""Saves what was trained: an adapter folder in PEFT layout, or the whole model in hub layout.
+
+Written aside and then named, so that a folder under its final name is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from aes.model.nano import save_hub_layout
+
+PAGE_FILE = "page.json"
+"""Beside the adapter: how the pages that it learnt from were set."""
+
+
+def save_trained(model: Any, run_dir: Path, *, base: str, page: Mapping[str, Any]) -> Path:
+    """Write ``adapter/`` (PEFT model) or ``model/`` (whole model) into ``run_dir``.
+
+    Args:
+        base: Name or folder of the base model, kept in the adapter's config.
+        page: Page settings, kept with the adapter, to be used wherever it grades.
+
+    Returns:
+        The folder.
+    """
+    has_adapter = hasattr(model, "peft_config")
+    final = run_dir / ("adapter" if has_adapter else "model")
+    aside = Path(tempfile.mkdtemp(prefix=".saving-", dir=run_dir))
+    try:
+        if has_adapter:
+            for config in model.peft_config.values():
+                config.base_model_name_or_path = base
+            # Embeddings are frozen; without the word, PEFT would look them up on the hub.
+            model.save_pretrained(aside, save_embedding_layers=False)
+            (aside / "README.md").unlink(missing_ok=True)  # a template without content
+        else:
+            save_hub_layout(model, aside)
+        (aside / PAGE_FILE).write_text(json.dumps(page, indent=2, default=str), encoding="utf-8")
+        aside.chmod(0o755)
+        replace_folder(aside, final)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return final
+
+
+def replace_folder(new: Path, final: Path) -> None:
+    """Give ``new`` the name ``final``; an older folder of that name goes away."""
+    if final.exists():
+        old = final.with_name(f".old-{final.name}")
+        final.rename(old)
+        new.rename(final)
+        shutil.rmtree(old)
+    else:
+        new.rename(final)

@@ -1,0 +1,114 @@
+"""Settings of a training run: loss, optimiser, length, saving, logging.
+
+Plain values; the modules beside this one act on them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+_SCHEMA = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, kw_only=True, config=_SCHEMA)
+class LossSpec:
+    """The loss.
+
+    Attributes:
+        name: ``ce``: cross-entropy over the whole vocabulary at every supervised token;
+            ``valid_digits``: among the tokens that a valid answer allows there.
+        feedback_weight: Factor on the loss of feedback tokens, of which there are many more than
+            of scores; 1 counts every token alike.
+    """
+
+    name: Literal["ce", "valid_digits"]
+    feedback_weight: Annotated[float, Field(ge=0)]
+
+
+@dataclass(frozen=True, kw_only=True, config=_SCHEMA)
+class OptimSpec:
+    """AdamW and its schedule.
+
+    Attributes:
+        lr: Highest learning rate.
+        warmup_ratio: Share of all optimiser steps over which the rate rises from 0.
+        lr_factors: Module name (suffix) to factor on ``lr`` for weights trained whole.
+    """
+
+    lr: Annotated[float, Field(gt=0, le=1)]
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]]
+    eps: Annotated[float, Field(gt=0)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    schedule: Literal["cosine", "linear", "constant"]
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)]
+    lr_factors: dict[str, Annotated[float, Field(gt=0)]]
+
+
+@dataclass(frozen=True, kw_only=True, config=_SCHEMA)
+class TrainerSpec:
+    """How long to train and how often to look.
+
+    Attributes:
+        max_epochs: Passes over the training split.
+        max_steps: Optimiser steps after which to stop early; ``None``: no such limit.
+        gradient_checkpointing: Keep only each layer's input for the backward pass and compute the
+            rest again: much less memory for about a third more work.
+        gradient_clip_norm: Gradients are scaled down to this norm; ``None``: never.
+        log_every_n_steps: Optimiser steps between two lines of ``metrics.jsonl``.
+        val_every_n_epochs: Validation comes after every so many epochs, and after the last.
+    """
+
+    max_epochs: Annotated[int, Field(ge=1)]
+    max_steps: Annotated[int, Field(ge=1)] | None
+    gradient_checkpointing: bool
+    gradient_clip_norm: Annotated[float, Field(gt=0)] | None
+    log_every_n_steps: Annotated[int, Field(ge=1)]
+    val_every_n_epochs: Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True, kw_only=True, config=_SCHEMA)
+class CheckpointSpec:
+    """When to save.
+
+    Attributes:
+        every_n_train_steps: Optimiser steps between two saves; ``None``: not by steps.
+        save_each_epoch: Save after each epoch too.
+        monitor: Validation metric that decides which checkpoint is best; higher is better.
+    """
+
+    every_n_train_steps: Annotated[int, Field(ge=1)] | None
+    save_each_epoch: bool
+    monitor: str
+
+
+@dataclass(frozen=True, kw_only=True, config=_SCHEMA)
+class SampleTableSpec:
+    """How many validation pages are shown with gold and predicted answers."""
+
+    num_examples: Annotated[int, Field(ge=0)]
+
+
+@dataclass(frozen=True, kw_only=True, config=_SCHEMA)
+class WandbSpec:
+    """Weights & Biases; ``offline`` writes into the run folder and sends nothing."""
+
+    project: str
+    name: str | None
+    group: str | None
+    mode: Literal["offline", "online"]
+
+
+@dataclass(frozen=True, kw_only=True, config=_SCHEMA)
+class CsvSpec:
+    """Lightning's CSV files beside ``metrics.jsonl``."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_SCHEMA)
+class NoLoggerSpec:
+    """``metrics.jsonl`` alone."""
+
+
+LoggerSpec = WandbSpec | CsvSpec | NoLoggerSpec

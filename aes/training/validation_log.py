@@ -1,0 +1,33 @@
+"""Each validation -> a line in ``metrics.jsonl`` and in the loggers, at the step it belongs to."""
+
+# ruff: noqa: ARG002 (a hook takes what Lightning passes, needed or not)
+
+from __future__ import annotations
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from aes.training.metrics_log import MetricsLog
+
+
+class ValidationLog(Callback):
+    """Writes validation metrics; remembers the step that they belong to.
+
+    Args:
+        log: The run's log.
+    """
+
+    def __init__(self, log: MetricsLog) -> None:
+        self._log = log
+        self.validated_step = -1
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write one line."""
+        self.validated_step = trainer.global_step
+        if not trainer.is_global_zero:
+            return
+        metrics = {
+            name: float(value)
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith("val/")
+        }
+        self._log.log({"step": trainer.global_step, "epoch": trainer.current_epoch + 1, **metrics})
