@@ -1,0 +1,106 @@
+"""Turns the command line and ``conf/`` into plain values.
+
+Nothing is written and nothing is built; what the values mean is for ``settings`` to check.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from aes.cli.hydra_errors import errors_in_plain_words
+from aes.cli.source import Source
+
+
+@dataclass(frozen=True, kw_only=True)
+class Composed:
+    """A configuration as plain values.
+
+    Attributes:
+        values: All keys with their final values.
+        choices: Which option of each group was taken.
+        output_dir: The run directory that Hydra would take.
+        output_dir_is_fixed: Whether the user, or a sweep, chose ``output_dir``.
+    """
+
+    values: dict[str, Any]
+    choices: dict[str, str]
+    output_dir: Path
+    output_dir_is_fixed: bool
+
+
+def compose(source: Source) -> DictConfig:
+    """The configuration with Hydra's own part under ``hydra``.
+
+    Raises:
+        ValueError: If the command line or a file of ``conf/`` cannot be understood.
+    """
+    with errors_in_plain_words(source):
+        return source.load(source.overrides)
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    """A copy that holds only what is ours."""
+    task = config.copy()
+    with open_dict(task):
+        del task["hydra"]
+    return task
+
+
+def resolve(task: DictConfig, hydra: DictConfig, source: Source) -> Composed:
+    """Plain values of a composed configuration.
+
+    Args:
+        task: Our part of it.
+        hydra: Hydra's part.
+        source: What it was composed from.
+
+    Raises:
+        ValueError: If a value is missing or refers to something that does not exist.
+    """
+    # Jobs of a sweep find it set; a single run takes it from hydra.run.dir.
+    in_sweep = not OmegaConf.is_missing(hydra.runtime, "output_dir")
+    is_fixed = in_sweep or any(o.startswith("hydra.run.dir=") for o in hydra.overrides.hydra)
+    with errors_in_plain_words(source):
+        # An unset value explains itself better than the interpolations that need it.
+        missing = sorted(OmegaConf.missing_keys(task))
+        if missing:
+            raise ValueError(f"{missing[0]} is not set; give it as {missing[0]}=...")
+        values = OmegaConf.to_container(task, resolve=True)
+        output_dir = hydra.runtime.output_dir if in_sweep else hydra.run.dir
+    assert isinstance(values, dict)
+    return Composed(
+        values={str(key): value for key, value in values.items()},
+        choices=_choices(hydra),
+        output_dir=Path(output_dir),
+        output_dir_is_fixed=is_fixed,
+    )
+
+
+def _choices(hydra: DictConfig) -> dict[str, str]:
+    return {
+        str(group): str(option)
+        for group, option in hydra.runtime.choices.items()
+        if option is not None and not str(group).startswith("hydra/")
+    }
+
+
+def jobs_of_sweep(source: Source) -> list[tuple[str, ...]]:
+    """The command lines of a sweep's jobs, as Hydra's own sweeper makes them.
+
+    Empty where another sweeper was chosen: it alone knows what comes next.
+
+    Raises:
+        ValueError: If the command line cannot be read.
+    """
+    if any(o.startswith("hydra/sweeper") for o in source.overrides):
+        return []
+    with errors_in_plain_words(source):
+        overrides = OverridesParser.create().parse_overrides(list(source.overrides))
+        batches = BasicSweeper.split_arguments(overrides, max_batch_size=None)
+    return [tuple(job) for batch in batches for job in batch]

@@ -1,0 +1,179 @@
+"""The door: turns ``sys.argv`` into a run and an exit status.
+
+Exit status 0 is success, 1 a mistake of the user (one sentence on stderr), 130 Ctrl-C. A bug
+shows its traceback, and so does everything with ``AES_TRACEBACK=1`` in the environment.
+Only names and wiring stand here; what a run does comes in as a function.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NoReturn, cast
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from aes.cli.compose import compose, jobs_of_sweep, resolve, without_hydra
+from aes.cli.errors import explain
+from aes.cli.hydra_errors import errors_in_plain_words
+from aes.cli.source import CONFIG_DIR, VERSION_BASE, Source
+
+if TYPE_CHECKING:
+    from aes.cli.settings import Settings
+
+Command = Literal["train"]
+Run = Callable[["Settings"], int]
+
+STATUS_MISTAKE = 1
+STATUS_INTERRUPTED = 130
+
+_HYDRA_KEYS_OF_ONE_RUN = ("hydra.run.dir", "hydra.searchpath", "hydra.mode")
+
+
+def train() -> NoReturn:
+    """``python train.py``."""
+    main("train", _train)
+
+
+def _train(settings: Settings) -> int:
+    from aes.cli.train import run  # here, since --help must not wait for torch
+
+    return run(settings)
+
+
+def main(command: Command, run: Run) -> NoReturn:
+    """Composes, checks and runs what the command line asks for, and exits.
+
+    Args:
+        command: Names ``conf/<command>.yaml``.
+        run: Does the work and returns the exit status. Nothing exists on disk before it is called.
+    """
+    sys.exit(_guarded(lambda: _dispatch(command, run, sys.argv[1:])))
+
+
+def _guarded(action: Callable[[], int]) -> int:
+    try:
+        return action()
+    except KeyboardInterrupt:
+        sys.stderr.write("Stopped by Ctrl-C.\n")
+        return STATUS_INTERRUPTED
+    except BrokenPipeError:  # `--help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return STATUS_MISTAKE
+    except Exception as error:
+        sentence = explain(error)
+        if sentence is None or os.environ.get("AES_TRACEBACK") == "1":
+            raise
+        sys.stderr.write(f"Error: {sentence}\n")
+        return STATUS_MISTAKE
+
+
+def _dispatch(command: Command, run: Run, argv: Sequence[str]) -> int:
+    args = _parse(argv)
+    source = _source(args, command)
+    only_shows = args.help or args.hydra_help or args.cfg or args.info or args.shell_completion
+    if only_shows or args.experimental_rerun:
+        try:
+            return _hand_to_hydra(source, run)
+        finally:
+            sys.stdout.flush()  # here, where a reader that has gone away is no surprise
+    if not args.multirun and "hydra.mode=MULTIRUN" not in source.overrides:
+        config = compose(source)
+        if config.hydra.mode != RunMode.MULTIRUN:
+            return _run_once(config, source, run)
+    _check_sweep(source)
+    return _hand_to_hydra(source, run)
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = get_args_parser()
+    parser.exit_on_error = False
+    try:
+        args, unknown = parser.parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        raise ValueError(f"{error}; python train.py --help lists the flags") from error
+    if unknown and unknown[0].startswith("-"):
+        raise ValueError(f"{unknown[0]} is not a flag; python train.py --help lists the flags")
+    if unknown:
+        raise ValueError(f"{unknown[0]} comes after a flag; write flags such as -m first")
+    return args
+
+
+def _source(args: argparse.Namespace, command: Command) -> Source:
+    config_dir = Path(args.config_path) if args.config_path else CONFIG_DIR
+    if not config_dir.is_absolute():
+        raise ValueError(f"--config-path {config_dir} must be absolute; write the whole path")
+    if not config_dir.is_dir():
+        raise ValueError(
+            f"there is no folder {config_dir}; work in a checkout installed with pip install -e ."
+        )
+    overrides = list(args.overrides)
+    if args.config_dir:
+        extra_dir = Path(args.config_dir).absolute()
+        if not extra_dir.is_dir():
+            raise ValueError(f"--config-dir {extra_dir} does not exist; correct the path")
+        overrides.append(f"hydra.searchpath=['file://{extra_dir}']")
+    return Source(
+        config_dir=config_dir,
+        config_name=args.config_name or command,
+        overrides=tuple(overrides),
+    )
+
+
+def _run_once(config: DictConfig, source: Source, run: Run) -> int:
+    """One run without ``hydra.main``, which makes a directory before anything is checked."""
+    for override in config.hydra.overrides.hydra:
+        if override.lstrip("+~").partition("=")[0] not in _HYDRA_KEYS_OF_ONE_RUN:
+            raise ValueError(f"{override} has no effect on a single run; leave it out")
+    return run(_settings(without_hydra(config), config.hydra, source))
+
+
+def _settings(
+    task: DictConfig, hydra_part: DictConfig, source: Source, *, in_sweep: bool = False
+) -> Settings:
+    from aes.cli.settings import bind_settings  # here, since --help needs no settings
+    from aes.cli.validate import check_combination
+
+    composed = resolve(task, hydra_part, source)
+    if in_sweep:
+        composed = replace(composed, output_dir_is_fixed=True)
+    settings = bind_settings(composed)
+    check_combination(settings)
+    return settings
+
+
+def _check_sweep(source: Source) -> None:
+    """Checks every job before the first one starts."""
+    for overrides in jobs_of_sweep(source):
+        job = replace(source, overrides=overrides)
+        config = compose(job)
+        _settings(without_hydra(config), config.hydra, job, in_sweep=True)
+
+
+def _hand_to_hydra(source: Source, run: Run) -> int:
+    """Lets Hydra show what was asked for, or run the jobs of a sweep one after the other."""
+    statuses = [0]
+
+    def run_job(task: DictConfig) -> None:
+        hydra_part = cast(DictConfig, HydraConfig.get())
+        status = _guarded(lambda: run(_settings(task, hydra_part, source, in_sweep=True)))
+        if status in (STATUS_MISTAKE, STATUS_INTERRUPTED):
+            sys.exit(status)
+        statuses.append(status)
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, and leave the printing to us
+    with errors_in_plain_words(source):
+        hydra.main(
+            version_base=VERSION_BASE,
+            config_path=str(source.config_dir),
+            config_name=source.config_name,
+        )(run_job)()
+    return max(statuses)

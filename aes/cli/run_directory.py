@@ -1,0 +1,95 @@
+"""Turns settings into an empty run directory with its ``config.yaml``.
+
+Knows file systems; knows nothing about what a run keeps there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+if TYPE_CHECKING:
+    from aes.cli.settings import Settings
+
+CONFIG_FILE = "config.yaml"
+_BYTES_PER_GIB = 2**30
+
+
+def create_run_directory(settings: Settings) -> Path:
+    """Creates the run directory and writes ``config.yaml`` into it.
+
+    Returns:
+        The directory: ``settings.run_dir``, or, if its name was only the time and another run took
+        it in the same second, the same with ``-2``, ``-3`` ... behind.
+
+    Raises:
+        ValueError: If a chosen directory holds something already, or cannot be made.
+    """
+    try:
+        run_dir = _claim(settings.run_dir, is_fixed=settings.run_dir_is_fixed)
+        config = {"choices": settings.choices, "config": settings.resolved}
+        write_yaml(run_dir / CONFIG_FILE, config)
+    except OSError as error:
+        raise ValueError(
+            f"cannot create the run directory {settings.run_dir} ({error.strerror}); choose "
+            "another place with run_dir=DIR"
+        ) from error
+    return run_dir
+
+
+def _claim(path: Path, *, is_fixed: bool) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not is_fixed:
+        return _claim_next(path)
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"run_dir {path} is a file; choose another run_dir=")
+    path.mkdir(exist_ok=True)
+    if any(path.iterdir()):
+        raise ValueError(
+            f"the run directory {path} is in use already; choose another run_dir=, or remove it"
+        )
+    return path
+
+
+def _claim_next(path: Path) -> Path:
+    """Makes ``path``, or ``path-2`` and so on: mkdir tells apart runs that start together."""
+    for number in count(1):
+        candidate = path if number == 1 else path.with_name(f"{path.name}-{number}")
+        try:
+            candidate.mkdir()
+        except FileExistsError:
+            continue
+        return candidate
+    raise AssertionError("counting never ends")
+
+
+def write_yaml(path: Path, values: dict[str, Any]) -> None:
+    """Writes plain values so that the file is there whole or not at all."""
+    text = yaml.safe_dump(values, allow_unicode=True, sort_keys=False, width=100)
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def require_free_space(path: Path, needed_bytes: int) -> None:
+    """Checks that the disk that holds ``path``, or will hold it, has room.
+
+    Raises:
+        ValueError: If fewer than ``needed_bytes`` are free.
+    """
+    existing = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+    free_bytes = shutil.disk_usage(existing).free
+    if free_bytes < needed_bytes:
+        raise ValueError(
+            f"{path} needs {needed_bytes / _BYTES_PER_GIB:.2f} GiB, but only "
+            f"{free_bytes / _BYTES_PER_GIB:.2f} GiB are free; make room, or choose another place "
+            "with run_dir=DIR"
+        )

@@ -1,0 +1,1 @@
+"""Adapters, merged weights and data sets for other tools; nothing yet."""
