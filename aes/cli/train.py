@@ -294,26 +294,11 @@ def _finish(
             run_dir=run_dir,
             metrics=fitted.metrics,
             baselines=baselines,
-            groups=_groups(settings, fitted),
+            groups=fitted.groups,
             commands=_next_commands(settings),
             is_sample=isinstance(settings.data, SampleCorpus),
         ),
     )
-
-
-def _groups(settings: Settings, fitted: Fitted) -> dict[str, Any]:
-    """Agreement by degradation, where the examples have any."""
-    import torch
-
-    from aes.metrics.groups import by_group
-
-    read = [(e, g) for e, g in fitted.graded if not g.parse_error]
-    groups = [example.group.rsplit("_", 1)[0] for example, _ in read]
-    if not any(groups):
-        return {}
-    pred = torch.tensor([grade.expected_total for _, grade in read]).round()
-    gold = torch.tensor([settings.rubric.total(e.scores) for e, _ in read])
-    return by_group(pred, gold, groups)
 
 
 def _next_commands(settings: Settings) -> Sequence[str]:

@@ -183,6 +183,11 @@ def _check_machine(settings: Settings) -> None:
             "set hardware.devices=1 and hardware.num_nodes=1 with strategy=single, or only plan "
             "the run with check_only=true"
         )
+    if settings.strategy.name != "single":
+        raise ValueError(
+            f"strategy={settings.strategy.name} would do nothing on the one device that this "
+            "version trains on; use strategy=single, or only plan the run with check_only=true"
+        )
     if hardware.accelerator == "cuda":
         import torch  # slow to import, and only needed here
 

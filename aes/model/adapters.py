@@ -11,7 +11,6 @@ from aes.model.spec import AdapterSpec, LoraSpec
 
 # Patterns over full module names; dense and MoE models share the attention's.
 _ATTENTION = r".*language_model\.layers\.\d+\.self_attn\.(?:q|k|v|o)_proj"
-_DENSE_MLP = r".*language_model\.layers\.\d+\.mlp\.(?:gate|up|down)_proj"
 _VISION = r".*visual\..*(?:attn\.(?:qkv|proj)|linear_fc[12])"
 _FUSED_EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
 
@@ -31,8 +30,11 @@ def add_adapter(model: Any, adapter: AdapterSpec) -> Any:
     from peft import LoraConfig, get_peft_model
 
     experts = "experts" in adapter.targets
-    fused = experts and bool(getattr(model.config.get_text_config(), "num_experts", 0))
-    if fused and adapter.dropout:
+    if experts and not getattr(model.config.get_text_config(), "num_experts", 0):
+        raise ValueError(
+            "adapter.targets names experts, but this model is dense and has none; use attention"
+        )
+    if experts and adapter.dropout:
         raise ValueError(
             f"adapter.dropout={adapter.dropout} cannot act on fused experts; set adapter.dropout=0 "
             "or take experts out of adapter.targets"
@@ -41,14 +43,13 @@ def add_adapter(model: Any, adapter: AdapterSpec) -> Any:
     patterns = [
         *([_ATTENTION] if "attention" in adapter.targets else []),
         *([_VISION] if "vision" in adapter.targets else []),
-        *([_DENSE_MLP] if experts and not fused else []),
     ]
     config = LoraConfig(
         r=adapter.rank,
         lora_alpha=int(adapter.alpha) if float(adapter.alpha).is_integer() else adapter.alpha,
         lora_dropout=adapter.dropout,
         target_modules="|".join(f"(?:{p})" for p in patterns) if patterns else [],
-        target_parameters=_FUSED_EXPERTS if fused else None,
+        target_parameters=_FUSED_EXPERTS if experts else None,
         modules_to_save=list(adapter.modules_to_save) or None,
         bias="none",
         task_type="CAUSAL_LM",

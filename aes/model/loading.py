@@ -102,6 +102,16 @@ def read_config(spec: ModelSpec) -> PreTrainedConfig:
             f"model.path={spec.path} holds a {config.model_type} model, but this configuration is "
             f"for {spec.architecture}; choose the model= option that fits it"
         )
+    sizes = config.get_text_config()
+    for name, found, expected in (
+        ("hidden size", sizes.hidden_size, spec.text.hidden_size),
+        ("layers", sizes.num_hidden_layers, spec.text.num_layers),
+    ):
+        if found != expected:
+            raise ValueError(
+                f"model.path={spec.path} has {found} {name}, but this configuration says "
+                f"{expected}; choose the model= option of its size, or set model.text to its sizes"
+            )
     return config
 
 

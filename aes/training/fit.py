@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 
 from aes.data.datamodule import EssayDataModule
 from aes.hardware import HardwareSpec
-from aes.records import Example, Grade
+from aes.metrics.groups import GroupAgreement, by_group
 from aes.report.samples import write_samples_html
 from aes.training.metrics_log import MetricsLog, write_metrics_json
 from aes.training.module import GraderModule
@@ -30,12 +31,12 @@ class Fitted:
 
     Attributes:
         metrics: Last validation metrics by name, e.g. ``val/qwk/total``.
-        graded: Validation examples with their last grades.
+        groups: Agreement of totals within each kind of degradation; empty without any.
         num_steps: Optimiser steps done.
     """
 
     metrics: Mapping[str, float]
-    graded: list[tuple[Example, Grade]]
+    groups: Mapping[str, GroupAgreement]
     num_steps: int
 
 
@@ -99,8 +100,28 @@ def fit(
     if rows:
         write_samples_html(rows, run_dir / "samples.html")
         log_samples(logger, rows)
-    write_metrics_json(run_dir / "metrics.json", {**metrics, **baselines})
-    return Fitted(metrics, module.graded, lightning_trainer.global_step)
+    groups = _agreement_by_operation(module)
+    by_operation = {
+        f"val/{name}/operation/{kind}": value
+        for kind, agreement in groups.items()
+        for name, value in (("qwk", agreement.qwk), ("mae", agreement.mae))
+    }
+    write_metrics_json(run_dir / "metrics.json", {**metrics, **by_operation, **baselines})
+    return Fitted(metrics, groups, lightning_trainer.global_step)
+
+
+def _agreement_by_operation(module: GraderModule) -> dict[str, GroupAgreement]:
+    """Agreement of totals by what was done to the essay; an unread answer counts as the least."""
+    rubric = module.grader.rubric
+    kinds = [example.group.rsplit("_", 1)[0] for example, _ in module.graded]
+    if not any(kinds):
+        return {}
+    awarded = [
+        rubric.minimum_total if grade.parse_error else grade.expected_total
+        for _, grade in module.graded
+    ]
+    gold = [rubric.total(example.scores) for example, _ in module.graded]
+    return by_group(torch.tensor(awarded).round(), torch.tensor(gold), kinds)
 
 
 def _checkpoints(spec: CheckpointSpec, folder: Path, *, has_val: bool) -> list[Callback]:
