@@ -86,7 +86,9 @@ def prepare_samples(settings: Settings, console: Console) -> Samples:
         rubric=settings.rubric, prompt=settings.prompt, page=settings.page, seed=settings.seed
     )
     reading = settings.data.read(
-        find_undrawable=builder.renderer.missing_characters, ranges=settings.rubric.ranges
+        find_undrawable=builder.renderer.missing_characters,
+        open_page=builder.renderer.open,
+        ranges=settings.rubric.ranges,
     )
     _show_check(console, reading)
     split = settings.data.split(reading.essays, seed=settings.seed)

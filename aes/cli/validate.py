@@ -156,8 +156,20 @@ def check_combination(settings: Settings) -> None:
             f"{hardware.num_ranks}; choose strategy=ddp, zero2 or zero3, or hardware.devices=1"
         )
     _check_adapter(settings)
+    _check_monitor(settings)
     if not settings.check_only:
         _check_machine(settings)
+
+
+def _check_monitor(settings: Settings) -> None:
+    """What decides the best checkpoint must be measured, and higher must be better."""
+    measured = [f"val/qwk/{name}" for name in ("total", *settings.rubric.traits)]
+    measured.append("val/pearson/total")
+    monitor = settings.checkpoint.monitor
+    if monitor not in measured:
+        raise ValueError(
+            f"callbacks.checkpoint.monitor: must be one of {', '.join(measured)}, got {monitor}"
+        )
 
 
 def _check_adapter(settings: Settings) -> None:

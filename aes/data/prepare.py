@@ -69,8 +69,10 @@ def prepare_essay(
     """One pickled essay to one row; ``num_tokens`` may stay over the limit."""
     essay: Essay = pickle.loads(row["essay"])
     example, encoded = _encode(essay, builder, processor)
-    full_size, glyph_px = len(encoded.input_ids), builder.page.glyph_px or 0
-    if on_overlong == "shrink":
+    # 0 where no type is set: of essays that came as images, and of text.
+    full_size, glyph_px = len(encoded.input_ids), 0 if essay.pages else builder.page.glyph_px or 0
+    # An image file is opened at one size everywhere, so only typed essays can be set smaller.
+    if on_overlong == "shrink" and not essay.pages:
         for factor in _SHRINK_FACTORS:
             if len(encoded.input_ids) <= max_tokens:
                 break

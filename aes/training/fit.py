@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from aes.training.module import GraderModule
 from aes.training.progress import ProgressReport
 from aes.training.sample_table import log_samples, sample_rows
 from aes.training.spec import CheckpointSpec, SampleTableSpec, TrainerSpec
-from aes.training.validation_log import ValidationLog
+from aes.training.validation_log import ValidationLog, validation_metrics
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,13 @@ def fit(
     """
     log = MetricsLog(run_dir / "metrics.jsonl")
     validation_log = ValidationLog(log)
+    progress = ProgressReport(
+        log,
+        every_n_steps=trainer.log_every_n_steps,
+        total_steps=module.num_steps,
+        is_terminal=sys.stdout.isatty(),
+    )
+    saves = _checkpoints(checkpoint, run_dir / "checkpoints", has_val=bool(data.val_examples))
     lightning_trainer = Trainer(
         accelerator=hardware.accelerator,
         devices=1,
@@ -74,40 +82,51 @@ def fit(
         log_every_n_steps=trainer.log_every_n_steps,
         logger=logger or False,
         default_root_dir=run_dir,
-        callbacks=[
-            ProgressReport(
-                log,
-                every_n_steps=trainer.log_every_n_steps,
-                total_steps=module.num_steps,
-                is_terminal=sys.stdout.isatty(),
-            ),
-            validation_log,
-            *_checkpoints(checkpoint, run_dir / "checkpoints", has_val=bool(data.val_examples)),
-        ],
+        callbacks=[progress, validation_log, *saves],
     )
     if logger is not None and baselines:
         logger.log_metrics(dict(baselines), step=0)
     lightning_trainer.fit(module, datamodule=data)
-    # A run that max_steps ends within an epoch has not validated its last state.
+    last = run_dir / "checkpoints" / "last.ckpt"
+    lightning_trainer.save_checkpoint(last)  # whatever the settings, the end is kept
+    # The last epoch may be none of every n-th, and max_steps may end a run within an epoch.
     if data.val_examples and validation_log.validated_step != lightning_trainer.global_step:
         lightning_trainer.validate(module, datamodule=data, verbose=False)
-    metrics = {
-        name: float(value)
-        for name, value in lightning_trainer.callback_metrics.items()
-        if name.startswith("val/")
-    }
+        _keep_if_best(lightning_trainer, last, checkpoint.monitor)
     rows = sample_rows(module.grader, data.val_examples, num_examples=sample_table.num_examples)
     if rows:
         write_samples_html(rows, run_dir / "samples.html")
         log_samples(logger, rows)
-    groups = _agreement_by_operation(module)
+    fitted = Fitted(
+        metrics=validation_metrics(lightning_trainer),
+        groups=_agreement_by_operation(module),
+        num_steps=lightning_trainer.global_step,
+    )
+    write_metrics_json(run_dir / "metrics.json", {**_all_metrics(fitted), **baselines})
+    return fitted
+
+
+def _keep_if_best(trainer: Trainer, last: Path, monitor: str) -> None:
+    """Name the last state the best too, if a validation after the last epoch says so."""
+    scores = [
+        float(callback.best_model_score)
+        for callback in trainer.checkpoint_callbacks
+        if isinstance(callback, ModelCheckpoint) and callback.best_model_score is not None
+    ]
+    score = validation_metrics(trainer)[monitor]
+    if not scores or score > max(scores):
+        aside = last.with_name(".best.ckpt")
+        shutil.copyfile(last, aside)
+        aside.replace(last.with_name("best.ckpt"))
+
+
+def _all_metrics(fitted: Fitted) -> dict[str, float]:
     by_operation = {
         f"val/{name}/operation/{kind}": value
-        for kind, agreement in groups.items()
+        for kind, agreement in fitted.groups.items()
         for name, value in (("qwk", agreement.qwk), ("mae", agreement.mae))
     }
-    write_metrics_json(run_dir / "metrics.json", {**metrics, **by_operation, **baselines})
-    return Fitted(metrics, groups, lightning_trainer.global_step)
+    return {**fitted.metrics, **by_operation}
 
 
 def _agreement_by_operation(module: GraderModule) -> dict[str, GroupAgreement]:

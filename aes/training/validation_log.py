@@ -25,9 +25,14 @@ class ValidationLog(Callback):
         self.validated_step = trainer.global_step
         if not trainer.is_global_zero:
             return
-        metrics = {
-            name: float(value)
-            for name, value in trainer.callback_metrics.items()
-            if name.startswith("val/")
-        }
-        self._log.log({"step": trainer.global_step, "epoch": trainer.current_epoch + 1, **metrics})
+        place = {"step": trainer.global_step, "epoch": trainer.current_epoch + 1}
+        self._log.log(place | validation_metrics(trainer))
+
+
+def validation_metrics(trainer: Trainer) -> dict[str, float]:
+    """The newest validation metrics by name, e.g. ``val/qwk/total``."""
+    return {
+        name: float(value)
+        for name, value in trainer.callback_metrics.items()
+        if name.startswith("val/")
+    }
