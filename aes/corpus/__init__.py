@@ -2,7 +2,7 @@
 
 from aes.corpus.aes_dataset import AesDataset
 from aes.corpus.base import Corpus
-from aes.corpus.check import FindUndrawable
+from aes.corpus.check import FindUndrawable, OpenPage
 from aes.corpus.degrade import degrade_essays
 from aes.corpus.problems import PROBLEMS, Reading, write_check
 from aes.corpus.sample_corpus import SampleCorpus, load_sample
@@ -13,6 +13,7 @@ __all__ = [
     "AesDataset",
     "Corpus",
     "FindUndrawable",
+    "OpenPage",
     "Reading",
     "SampleCorpus",
     "Split",

@@ -2,17 +2,17 @@
 
 The folder as it lies: ``scores.txt`` in GB18030 with id, title and score between tabs, and
 ``essays/<id>.txt`` in UTF-8 with the title (or a blank) on the first line and a paragraph on each
-further one. Blank lines are layout. A first line that is as long as a paragraph and equals the
-listed title is the writing task, and the title follows it (so in eight essays of AES-Dataset).
-This module reports what cannot be read or does not fit together; what the texts hold is the
+further one, or page images in its place (``aes.corpus.essay_files``). Blank lines are layout. A
+first line that is as long as a paragraph and equals the listed title is the writing task, and the
+title follows it (so in eight essays of AES-Dataset).
+
+This module reports what cannot be read or does not fit together; what the essays hold is the
 business of ``aes.corpus.check``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,25 +20,16 @@ from pydantic.dataclasses import dataclass
 
 from aes.corpus.base import SCHEMA, Corpus
 from aes.corpus.check import Draft
+from aes.corpus.essay_files import EssayFiles, group_files, list_files, possible_ids
 from aes.corpus.problems import Ledger
-from aes.corpus.titles import is_heading, read_heading, unquote
+from aes.corpus.score_list import SCORES_FILE, Row, read_rows, read_score, report_repeats
+from aes.corpus.titles import is_heading, read_heading
 from aes.records import Essay
 
-SCORES_FILE = "scores.txt"
 ESSAYS_FOLDER = "essays"
 TRAIT = "holistic"
 _LINE_END = re.compile(r"\r\n|[\n\r\x85\u2028\u2029]")
 _BLANK = " \t\u3000\xa0\ufeff"
-
-
-@plain_dataclass(frozen=True)
-class _Row:
-    """A line of the list of scores, split but not judged."""
-
-    id: str
-    title: str
-    score: str
-    line: int
 
 
 @dataclass(frozen=True, kw_only=True, config=SCHEMA)
@@ -53,25 +44,27 @@ class AesDataset(Corpus):
     traits: ClassVar[tuple[str, ...]] = (TRAIT,)
 
     def _load(self, ledger: Ledger) -> list[Draft]:
-        files = self._list_files()
-        rows = self._read_rows(ledger, files)
+        paths = self._list_files()
+        rows = read_rows(self.root.expanduser() / SCORES_FILE, ledger, known=possible_ids(paths))
+        files, strangers = group_files(paths, rows)
         drafts = []
         for same_id in rows.values():
-            _check_repeats(same_id, ledger)
-            if same_id and (draft := _read_essay(same_id[0], files, ledger)):
+            report_repeats(same_id, ledger)
+            if same_id and (draft := _read_essay(same_id[0], files.get(same_id[0].id), ledger)):
                 drafts.append(draft)
-        for id in sorted(set(files) - set(rows)):
-            message = f"{SCORES_FILE} has no row for {id}."
-            ledger.report("essay_without_row", id=id, file=_relative(id), message=message)
+        for path in strangers:
+            message = f"{SCORES_FILE} has no row for {path.stem}."
+            file = _relative(path)
+            ledger.report("essay_without_row", id=path.stem, file=file, message=message)
         return drafts
 
-    def _list_files(self) -> dict[str, Path]:
-        """Essay files by id.
+    def _list_files(self) -> list[Path]:
+        """Texts and images, by absolute path.
 
         Raises:
             ValueError: If the folder or a part of it is missing, or there is no essay.
         """
-        root = self.root.expanduser()
+        root = self.root.expanduser().absolute()
         for path in (root, root / ESSAYS_FOLDER):
             if not path.is_dir():
                 raise ValueError(f"There is no folder {path}: set data.root to the data set.")
@@ -79,110 +72,75 @@ class AesDataset(Corpus):
             raise ValueError(
                 f"There is no file {root / SCORES_FILE}: set data.root to the data set."
             )
-        files = {p.stem: p for p in sorted((root / ESSAYS_FOLDER).glob("*.txt"))}
-        if not files:
+        paths = list_files(root / ESSAYS_FOLDER)
+        if not paths:
             raise ValueError(
-                f"{root / ESSAYS_FOLDER} holds no .txt file: set data.root to another folder."
+                f"{root / ESSAYS_FOLDER} holds neither .txt files nor images: set data.root to "
+                "another folder."
             )
-        return files
-
-    def _read_rows(self, ledger: Ledger, files: Mapping[str, Path]) -> dict[str, list[_Row]]:
-        """Rows by id in the order of the list; an id whose rows are all malformed has no row.
-
-        Raises:
-            ValueError: If the list has no row at all.
-        """
-        rows: dict[str, list[_Row]] = {}
-        raw_lines = (self.root.expanduser() / SCORES_FILE).read_bytes().split(b"\n")
-        for number, raw in enumerate(raw_lines, start=1):
-            if not raw.strip():
-                continue
-            row = _parse_row(raw, number)
-            if isinstance(row, _Row):
-                rows.setdefault(row.id, []).append(row)
-                continue
-            id = _guess_id(raw, files)
-            rows.setdefault(id, [])
-            code, message = row
-            ledger.report(code, id=id, file=SCORES_FILE, line=number, message=message)
-        if not rows:
-            raise ValueError(
-                f"{self.root / SCORES_FILE} has no row: set data.root to another folder."
-            )
-        return rows
+        return paths
 
 
-def _relative(id: str) -> str:
-    return f"{ESSAYS_FOLDER}/{id}.txt"
+def _relative(path: Path) -> str:
+    return f"{ESSAYS_FOLDER}/{path.name}"
 
 
-def _parse_row(raw: bytes, line: int) -> _Row | tuple[str, str]:
-    """The row, or the code and message of what keeps it from being read."""
-    try:
-        text = raw.decode("gb18030").lstrip("\ufeff")
-    except UnicodeDecodeError as error:
-        return "undecodable_row", f"Byte {error.start + 1} of the row is not GB18030."
-    fields = [field.strip() for field in text.strip("\r").split("\t")]
-    if len(fields) != 3 or not fields[0]:
-        return "malformed_row", f"The row has {len(fields)} fields instead of id, title and score."
-    return _Row(fields[0], unquote(fields[1]), fields[2], line)
-
-
-def _guess_id(raw: bytes, files: Mapping[str, Path]) -> str:
-    """The first word of a row that cannot be read, if an essay has that name; else empty."""
-    words = raw.split()
-    first = words[0].decode("ascii", errors="replace") if words else ""
-    return first if first in files else ""
-
-
-def _check_repeats(rows: list[_Row], ledger: Ledger) -> None:
-    """Reports each row after an id's first."""
-    agree = len({(row.title, row.score) for row in rows}) == 1
-    for row in rows[1:]:
-        code = "duplicate_row" if agree else "conflicting_rows"
-        relation = "agrees with it" if agree else "has another title or score"
-        message = f"{row.id} already stands on line {rows[0].line}; this row {relation}."
-        ledger.report(code, id=row.id, file=SCORES_FILE, line=row.line, message=message)
-
-
-def _read_essay(row: _Row, files: Mapping[str, Path], ledger: Ledger) -> Draft | None:
+def _read_essay(row: Row, files: EssayFiles | None, ledger: Ledger) -> Draft | None:
     """The essay of a row; None if it cannot be read at all."""
-    scores = _read_score(row, ledger)
-    file = _relative(row.id)
-    if row.id not in files:
-        message = f"The row names {row.id}, but {file} does not exist."
+    score = read_score(row, ledger)
+    scores = {} if score is None else {TRAIT: score}
+    if files is None:
+        message = f"The row names {row.id}, but {ESSAYS_FOLDER} holds neither text nor image of it."
         ledger.report(
             "missing_essay_file", id=row.id, file=SCORES_FILE, line=row.line, message=message
         )
         return None
-    raw = files[row.id].read_bytes()
+    _check_files(row, files, ledger)
+    if files.text:
+        return _read_typed(row, scores, files.text, ledger)
+    essay = Essay(
+        id=row.id,
+        title=row.title,
+        pages=files.pages,
+        scores=scores,
+        source=row.id,
+        file=_relative(files.first),
+    )
+    return Draft(essay=essay, score_place=(SCORES_FILE, row.line), title_line=0, lines=())
+
+
+def _check_files(row: Row, files: EssayFiles, ledger: Ledger) -> None:
+    """Reports files that contradict each other, and pages that are missing."""
+    file = _relative(files.first)
+    if files.spare:
+        names = ", ".join(path.name for path in files.spare)
+        message = f"{row.id} has other files too: {names}."
+        ledger.report("ambiguous_files", id=row.id, file=file, message=message)
+    if files.gaps:
+        numbers = ", ".join(map(str, files.gaps[:5]))
+        message = f"{row.id} has later pages, but no page {numbers}."
+        ledger.report("missing_page", id=row.id, file=file, message=message)
+
+
+def _read_typed(row: Row, scores: dict[str, int], path: Path, ledger: Ledger) -> Draft | None:
+    """Decodes a typed essay; None, and reported, if that cannot be done."""
+    raw = path.read_bytes()
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         message = f"Byte {error.start + 1} of the file is not UTF-8."
-        ledger.report("undecodable_essay", id=row.id, file=file, line=line, message=message)
+        ledger.report(
+            "undecodable_essay", id=row.id, file=_relative(path), line=line, message=message
+        )
         return None
-    return _read_text(row, scores, text, ledger)
+    return _read_text(row, scores, text, _relative(path), ledger)
 
 
-def _read_score(row: _Row, ledger: Ledger) -> dict[str, int]:
-    """The holistic score; empty, and reported, if it is no whole number."""
-    try:
-        value = float(row.score)
-        if value == int(value):
-            return {TRAIT: int(value)}
-        code, message = "score_not_whole", f"The score {row.score} is not a whole number."
-    except (ValueError, OverflowError):
-        shown = f"'{row.score[:20]}'" if row.score else "(nothing)"
-        code, message = "score_not_a_number", f"The score is {shown}, which is not a number."
-    ledger.report(code, id=row.id, file=SCORES_FILE, line=row.line, message=message)
-    return {}
-
-
-def _read_text(row: _Row, scores: dict[str, int], text: str, ledger: Ledger) -> Draft | None:
+def _read_text(
+    row: Row, scores: dict[str, int], text: str, file: str, ledger: Ledger
+) -> Draft | None:
     """Takes title and paragraphs apart; None, and reported, if there are none."""
-    file = _relative(row.id)
     lines = [line.strip(_BLANK) for line in _LINE_END.split(text)]
     numbers = [i for i, line in enumerate(lines, start=1) if line]
     if not numbers:

@@ -16,7 +16,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from aes.corpus.check import Draft, FindUndrawable, check_drafts
+from aes.corpus.check import Draft, FindUndrawable, OpenPage, check_drafts
 from aes.corpus.problems import Ledger, OnProblem, Reading
 from aes.corpus.split import Split, split_essays
 from aes.records import Essay
@@ -52,12 +52,17 @@ class Corpus(ABC):
     """The traits whose scores the corpus gives; a rubric must have the same."""
 
     def read(
-        self, *, find_undrawable: FindUndrawable, ranges: Mapping[str, tuple[int, int]]
+        self,
+        *,
+        find_undrawable: FindUndrawable,
+        open_page: OpenPage,
+        ranges: Mapping[str, tuple[int, int]],
     ) -> Reading:
         """Reads all essays and checks them; the files stay as they are.
 
         Args:
             find_undrawable: Returns the characters of a text that the font lacks.
+            open_page: Opens an image file, or raises ValueError with the reason why it cannot.
             ranges: Lowest and highest score of each trait of the rubric.
 
         Raises:
@@ -74,6 +79,7 @@ class Corpus(ABC):
             drafts,
             ledger,
             find_undrawable=find_undrawable,
+            open_page=open_page,
             ranges=ranges,
             min_chars=self.min_chars,
             max_chars=self.max_chars,

@@ -1,7 +1,10 @@
 """Drafts of essays, as they were read -> Problems of their content, and mended essays.
 
 Checks what every corpus has in common: characters, length, score range, duplicates. It knows
-neither file formats nor fonts (``find_undrawable`` asks whoever draws the pages).
+neither file formats nor fonts (``find_undrawable`` and ``open_page`` ask whoever makes the pages).
+
+Essays that came as images have no characters to check: their pages are opened once each, and are
+copies of each other where files are equal to the byte.
 
 Characters: zero-width marks vanish without a word, for they neither say nor show anything. Control
 and private-use characters and U+FFFD are reported and removed. A character that means something
@@ -17,13 +20,17 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 
-from aes.corpus.duplicates import Overlap, find_overlaps, group_pairs
+from aes.corpus.duplicates import Overlap, find_overlaps, find_shared_pages, group_pairs
 from aes.corpus.problems import Ledger
 from aes.records import Essay
 
 FindUndrawable = Callable[[str], Sequence[str]]
 """Takes a text, returns the characters that the font lacks, in any order."""
+
+OpenPage = Callable[[Path], object]
+"""Takes an image file, raises ValueError with one sentence if it cannot be a page."""
 
 REPLACEMENT = "\ufffd"
 PLACEHOLDER = "□"
@@ -58,6 +65,7 @@ def check_drafts(
     ledger: Ledger,
     *,
     find_undrawable: FindUndrawable,
+    open_page: OpenPage,
     ranges: Mapping[str, tuple[int, int]],
     min_chars: int,
     max_chars: int,
@@ -68,17 +76,25 @@ def check_drafts(
         drafts: What was read.
         ledger: Takes the problems; what it holds already counts when copies disagree.
         find_undrawable: Finds the characters of a text that the font lacks.
+        open_page: Opens an image file, or raises ValueError with the reason why it cannot.
         ranges: Lowest and highest score by trait.
         min_chars: Least number of characters of a body, white space not counted.
         max_chars: Largest number of the same.
     """
-    essays = []
+    essays, comparable = [], []
     for draft in drafts:
+        essay, pages = draft.essay, draft.essay.pages
         _check_scores(draft, ledger, ranges)
-        essay = _check_characters(draft, ledger, find_undrawable)
-        _check_length(essay, ledger, min_chars, max_chars)
+        if pages:
+            essay = replace(essay, title=remove_strays(essay.title))
+            pages = pages if _check_pages(essay, ledger, open_page) else ()
+        else:
+            essay = _check_characters(draft, ledger, find_undrawable)
+            _check_length(essay, ledger, min_chars, max_chars)
         essays.append(essay)
-    _check_duplicates(essays, drafts, ledger)
+        comparable.append(pages)
+    overlaps = find_overlaps([essay.text for essay in essays]) + find_shared_pages(comparable)
+    _report_overlaps(overlaps, essays, drafts, ledger)
     return essays
 
 
@@ -106,6 +122,20 @@ def _check_scores(draft: Draft, ledger: Ledger, ranges: Mapping[str, tuple[int, 
             ledger.report(
                 "score_out_of_range", id=draft.essay.id, file=file, line=line, message=message
             )
+
+
+def _check_pages(essay: Essay, ledger: Ledger, open_page: OpenPage) -> bool:
+    """Opens each page, reports those that cannot be read; whether all can."""
+    all_open = True
+    for page in essay.pages:
+        try:
+            open_page(page)
+        except ValueError as error:
+            all_open = False
+            file = str(PurePosixPath(essay.file).with_name(page.name))
+            message = str(error).replace(str(page), page.name)
+            ledger.report("unreadable_page", id=essay.id, file=file, message=message)
+    return all_open
 
 
 def _check_characters(draft: Draft, ledger: Ledger, find_undrawable: FindUndrawable) -> Essay:
@@ -152,8 +182,6 @@ def _glyph(char: str) -> str:
 
 
 def _check_length(essay: Essay, ledger: Ledger, min_chars: int, max_chars: int) -> None:
-    if essay.pages:
-        return
     num_chars = len("".join(essay.text.split()))
     if num_chars == 0:
         message = "The essay has no text."
@@ -166,8 +194,9 @@ def _check_length(essay: Essay, ledger: Ledger, min_chars: int, max_chars: int) 
         ledger.report("too_long", id=essay.id, file=essay.file, message=message)
 
 
-def _check_duplicates(essays: Sequence[Essay], drafts: Sequence[Draft], ledger: Ledger) -> None:
-    overlaps = find_overlaps([essay.text for essay in essays])
+def _report_overlaps(
+    overlaps: Sequence[Overlap], essays: Sequence[Essay], drafts: Sequence[Draft], ledger: Ledger
+) -> None:
     same = [(o.first, o.second) for o in overlaps if o.is_same]
     for group in group_pairs(len(essays), same):
         if len(group) > 1:
@@ -186,7 +215,7 @@ def _report_copies(copies: Sequence[Draft], ledger: Ledger) -> None:
         others = [d.essay for d in copies if d is not draft]
         conflicts = any(o.scores != draft.essay.scores for o in others)
         twins = ", ".join(f"{o.id} ({o.file}), score {_total(o)}" for o in others)
-        message = f"The same text, here with score {_total(draft.essay)}, also stands as {twins}."
+        message = f"The same essay, here with score {_total(draft.essay)}, also stands as {twins}."
         file, line = draft.score_place
         code = "conflicting_scores" if conflicts else "duplicate"
         ledger.report(code, id=draft.essay.id, file=file, line=line, message=message)
@@ -206,7 +235,7 @@ def _report_near_copies(
     for second, overlap in sorted(nearest.items()):
         twin, essay = essays[overlap.first], essays[second]
         message = (
-            f"{overlap.shared:.0%} of the shorter text of {essay.id} and {twin.id} ({twin.file}) "
-            "stand in both."
+            f"{overlap.shared:.0%} of the shorter one of {essay.id} and {twin.id} ({twin.file}) "
+            "stands in both."
         )
         ledger.report("near_duplicate", id=essay.id, file=essay.file, message=message)

@@ -1,4 +1,4 @@
-"""Texts -> pairs that share much of their wording, and groups of such pairs.
+"""Texts or page images -> pairs that share much of their content, and groups of such pairs.
 
 Two texts overlap by the share of the shorter one's character 5-grams that also stand in the
 other one ("containment"), so that an excerpt counts as much as a copy. Case, width, punctuation
@@ -7,13 +7,19 @@ and white space do not count. Measured on the 300 essays of AES-Dataset: four pa
 has 0.038. ``NEAR_OVERLAP`` stands in that gap: texts of which every fifth character was changed
 (0.8 ** 5 = 0.33) still count as near, essays that quote the same saying do not.
 
-This module knows no essay, no score and no policy: it compares strings.
+Images are compared by their bytes: two photos of one sheet are different images here.
+
+This module knows no essay, no score and no policy: it compares strings and files.
 """
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -30,13 +36,13 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Overlap(NamedTuple):
-    """Two texts that share wording.
+    """Two texts that share wording, or two essays that share pages.
 
     Attributes:
-        first: Index of the earlier text.
-        second: Index of the later text.
-        shared: Share of the shorter text's 5-grams that the other one has, in ``(0, 1]``.
-        jaccard: Shared 5-grams over those of both together, in ``(0, 1]``.
+        first: Index of the earlier one.
+        second: Index of the later one.
+        shared: Share of the shorter one's 5-grams or pages that the other has, in ``(0, 1]``.
+        jaccard: Shared 5-grams or pages over those of both together, in ``(0, 1]``.
     """
 
     first: int
@@ -46,7 +52,7 @@ class Overlap(NamedTuple):
 
     @property
     def is_same(self) -> bool:
-        """Whether the two are one text, but for a slip or two."""
+        """Whether the two are one essay, but for a slip or two."""
         return self.jaccard >= SAME_JACCARD
 
 
@@ -84,6 +90,43 @@ def find_overlaps(texts: Sequence[str]) -> list[Overlap]:
         )
         for i in near
     ]
+
+
+def find_shared_pages(essays: Sequence[Sequence[Path]]) -> list[Overlap]:
+    """Pairs of essays that have an image file in common, to the byte.
+
+    Only files of equal size are read. Of more than two such essays each is linked to the next.
+
+    Args:
+        essays: The image files of each essay; none for one that is typed.
+
+    Returns:
+        Pairs in ascending order.
+    """
+    sizes = Counter(page.stat().st_size for pages in essays for page in pages)
+    contents = [{_identify(page, sizes) for page in pages} for pages in essays]
+    owners: dict[frozenset[str], list[int]] = {}
+    for i, content in enumerate(contents):
+        # By all pages at once too, so that copies always find each other.
+        whole = {frozenset(content)} if content else set()
+        for key in whole | {frozenset({digest}) for digest in content}:
+            owners.setdefault(key, []).append(i)
+    # Neighbours only, as with texts: a sheet that all essays share must not cost a square.
+    pairs = {pair for same in owners.values() for pair in pairwise(same)}
+    overlaps = []
+    for first, second in sorted(pairs):
+        a, b = contents[first], contents[second]
+        smaller = min(len(a), len(b))
+        overlaps.append(Overlap(first, second, len(a & b) / smaller, len(a & b) / len(a | b)))
+    return overlaps
+
+
+def _identify(page: Path, sizes: Counter[int]) -> str:
+    """Equal for files with equal bytes: a digest, or the name where no other has that size."""
+    if sizes[page.stat().st_size] == 1:
+        return str(page)
+    with page.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def group_pairs(num_items: int, pairs: Iterable[tuple[int, int]]) -> list[list[int]]:

@@ -44,6 +44,12 @@ PROBLEMS: dict[str, tuple[Fate, str]] = {
     "essay_without_row": ("unusable", "Add a row for this file, or delete the file."),
     "undecodable_essay": ("unusable", "Save the file in UTF-8."),
     "empty_essay": ("unusable", "Add the essay's text, or delete the file and its row."),
+    "ambiguous_files": ("doubtful", "Keep the text or the images, and one file a page."),
+    "missing_page": ("doubtful", "Add the page, or number the pages from 1 without a gap."),
+    "unreadable_page": (
+        "unusable",
+        "Save, photograph or scan the page anew, as a PNG or JPEG file.",
+    ),
     "title_not_in_file": (
         "doubtful",
         "Put the essay with this title into the file, or mend the row.",

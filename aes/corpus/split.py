@@ -1,8 +1,8 @@
 """Essays -> training, validation and test parts without leaks.
 
 What stands on one side together: essays of one source, and essays that share much of their wording
-(``aes.corpus.duplicates``), directly or through others. The parts are stratified by the total
-score. This module knows neither files nor what the parts are used for.
+or a page image (``aes.corpus.duplicates``), directly or through others. The parts are stratified
+by the total score. This module knows neither files nor what the parts are used for.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from aes.corpus.duplicates import find_overlaps, group_pairs
+from aes.corpus.duplicates import find_overlaps, find_shared_pages, group_pairs
 from aes.records import Essay
 
 
@@ -60,9 +60,11 @@ def split_essays(
 
 
 def group_related(essays: Sequence[Essay]) -> list[list[int]]:
-    """Indices of the essays that must not be parted: same source, or nearly the same text."""
+    """Indices of the essays that must not be parted: same source, much of a text, or a page."""
     first_of: dict[str, int] = {}
-    related = [(o.first, o.second) for o in find_overlaps([essay.text for essay in essays])]
+    overlaps = find_overlaps([essay.text for essay in essays])
+    overlaps += find_shared_pages([essay.pages for essay in essays])
+    related = [(overlap.first, overlap.second) for overlap in overlaps]
     for i, essay in enumerate(essays):
         related.append((first_of.setdefault(essay.source or essay.id, i), i))
     return group_pairs(len(essays), related)

@@ -54,7 +54,7 @@ def read(root: Path, lacking: str = "", **keys: Any) -> Reading:
         return [c for c in text if c in lacking]
 
     return AesDataset(root=root, **(KEYS | keys)).read(
-        find_undrawable=find_undrawable, ranges=RANGES
+        find_undrawable=find_undrawable, open_page=Path.stat, ranges=RANGES
     )
 
 
@@ -330,7 +330,7 @@ def test_rubric_with_other_traits_is_an_error(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "d", [GOOD_ROW], {"A-1": GOOD_ESSAY})
     with pytest.raises(ValueError, match="rubric"):
         AesDataset(root=root, **KEYS).read(
-            find_undrawable=lambda text: [], ranges={"content": (0, 20)}
+            find_undrawable=lambda text: [], open_page=Path.stat, ranges={"content": (0, 20)}
         )
 
 

@@ -29,13 +29,13 @@ def test_sample_is_complete() -> None:
 
 
 def test_sample_has_no_problem() -> None:
-    reading = make().read(find_undrawable=lambda text: [], ranges=RANGES)
+    reading = make().read(find_undrawable=lambda text: [], open_page=Path.stat, ranges=RANGES)
     assert reading.problems == () and not reading.stops_run
     assert reading.counts == {"read": 28, "kept": 28, "dropped": 0}
 
 
 def test_each_side_climbs_the_ladder_by_itself() -> None:
-    essays = make().read(find_undrawable=lambda text: [], ranges=RANGES).essays
+    essays = make().read(find_undrawable=lambda text: [], open_page=Path.stat, ranges=RANGES).essays
     split = make().split(essays, seed=4)
     train, val = ({e.source for e in part} for part in (split.train, split.val))
     assert (len(train), len(val)) == (21, 7) and not train & val
