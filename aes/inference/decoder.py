@@ -23,11 +23,11 @@ class CachedRows:
         model: Transformers or PEFT model, in evaluation mode.
         processor: Gives the ids of placeholders and padding.
         encoded: Prompts.
-        patches: Pixel patches of all their pages, in order; ``None`` without pages.
+        patches: Pixel patches of all their pages, in order, ``[patches, 1536]``.
     """
 
     def __init__(
-        self, model: Any, processor: Processor, encoded: Sequence[Encoded], patches: Tensor | None
+        self, model: Any, processor: Processor, encoded: Sequence[Encoded], patches: Tensor
     ) -> None:
         from transformers import DynamicCache
 
@@ -38,8 +38,7 @@ class CachedRows:
             encoded, image_token=processor.image_token, pad_token=processor.pad_token
         )
         batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
-        if patches is not None:
-            batch["pixel_values"] = patches.to(self.device)
+        batch["pixel_values"] = patches.to(self.device)
         self.cache = DynamicCache()
         self.mask = batch["attention_mask"]
         self.next_position = batch["position_ids"].amax(dim=(0, 2)) + 1

@@ -22,7 +22,7 @@ from aes.inference.spec import DecodingSpec
 from aes.model.forward import autocast
 from aes.page import PageRenderer
 from aes.prompt import AnswerSchema
-from aes.records import Answer, Example, PageLayout
+from aes.records import Answer, Example
 
 Distribution = Mapping[int, Tensor]
 """Probability of each score, float32 ``[B]`` each."""
@@ -105,7 +105,8 @@ class Engine:
         first = self._schema(feedback=False).leads()[0][1]
         lead = self.processor.tokenizer.encode(first, add_special_tokens=False)
         for example in examples:
-            sizes = [self._size(page) for page in example.pages]
+            drawn, grids = draw_patches(example, self.renderer, self.processor)
+            sizes = [(int(width) * 16, int(height) * 16) for _, height, width in grids]
             found = self.processor.encode(_without_answer(example), sizes)
             encoded.append(
                 Encoded(
@@ -116,16 +117,8 @@ class Engine:
                     num_image_tokens=found.num_image_tokens,
                 )
             )
-            if example.pages:
-                drawn, _ = draw_patches(example, self.renderer, self.processor)
-                patches.append(torch.from_numpy(drawn))
-        pixels = torch.cat(patches) if patches else None
-        return CachedRows(self.model, self.processor, encoded, pixels)
-
-    def _size(self, page: Any) -> tuple[int, int]:
-        if isinstance(page, PageLayout):
-            return page.width_px, page.height_px
-        return self.renderer.size(page)
+            patches.append(torch.from_numpy(drawn))
+        return CachedRows(self.model, self.processor, encoded, torch.cat(patches))
 
     def _schema(self, *, feedback: bool) -> AnswerSchema:
         return AnswerSchema(ranges=self.processor.guide.ranges, feedback=feedback)

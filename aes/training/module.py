@@ -17,7 +17,7 @@ from aes.model.adapters import trainable_lora_b
 from aes.model.forward import autocast
 from aes.records import Example, Grade
 from aes.training.loss import summed_loss
-from aes.training.optim import build_optimizer, build_schedule
+from aes.training.optim import build_optimizer, build_schedule, parameter_groups
 from aes.training.progress import StepReport
 from aes.training.spec import LossSpec, OptimSpec
 
@@ -52,6 +52,8 @@ class GraderModule(LightningModule):
         self.grader = grader
         self.loss_spec = loss
         self.optim_spec = optim
+        # Now and not when training begins, so that a wrong name leaves no run behind.
+        parameter_groups(self.model, optim)
         self.base_precision = precision
         self.accumulation = accumulation
         self.num_steps = num_steps

@@ -12,8 +12,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from aes.training.spec import OptimSpec
 
 
-def build_optimizer(model: Any, spec: OptimSpec) -> torch.optim.AdamW:
-    """One parameter group for each rate.
+def parameter_groups(model: Any, spec: OptimSpec) -> list[dict[str, Any]]:
+    """What is trained, a group for each rate, as optimisers take them.
 
     Raises:
         ValueError: If ``lr_factors`` names a module that nothing is trained in.
@@ -29,12 +29,17 @@ def build_optimizer(model: Any, spec: OptimSpec) -> torch.optim.AdamW:
                 f"optim.lr_factors names {module}, but nothing is trained there; remove it or add "
                 "the module to adapter.modules_to_save"
             )
+    return [
+        {"params": parameters, "lr": spec.lr * spec.lr_factors.get(name, 1.0)}
+        for name, parameters in groups.items()
+        if parameters
+    ]
+
+
+def build_optimizer(model: Any, spec: OptimSpec) -> torch.optim.AdamW:
+    """AdamW over ``parameter_groups``; raises as that does."""
     return torch.optim.AdamW(
-        [
-            {"params": parameters, "lr": spec.lr * spec.lr_factors.get(name, 1.0)}
-            for name, parameters in groups.items()
-            if parameters
-        ],
+        parameter_groups(model, spec),
         lr=spec.lr,
         betas=spec.betas,
         eps=spec.eps,

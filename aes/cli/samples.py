@@ -1,0 +1,146 @@
+"""The stages before training: settings to checked, tokenised samples, and to a plan.
+
+Wiring only; nothing is written to disk but the cache.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from aes.cli.settings import Settings
+from aes.corpus import Reading
+from aes.report.check_table import print_check
+
+if TYPE_CHECKING:
+    from aes.data.prepare import Prepared
+    from aes.data.processor import Processor
+    from aes.plan import Plan
+    from aes.prompt.build import ExampleBuilder
+
+CHECK_FILE = "check.json"
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The tokenised splits, and what is needed to make more of their kind."""
+
+    reading: Reading
+    builder: ExampleBuilder
+    processor: Processor
+    train: Prepared
+    val: Prepared
+    test: Prepared
+
+    @property
+    def parts(self) -> dict[str, Prepared]:
+        """The splits by name."""
+        return {"train": self.train, "val": self.val, "test": self.test}
+
+
+def prepare_samples(settings: Settings, console: Console) -> Samples:
+    """Read, check, split and tokenise the data.
+
+    Raises:
+        ValueError: If the data stops the run, or leaves nothing to train on.
+    """
+    from aes.data.prepare import prepare
+    from aes.data.processor import Processor
+    from aes.model.loading import tokenizer_folder
+    from aes.prompt.build import ExampleBuilder
+
+    builder = ExampleBuilder(
+        rubric=settings.rubric, prompt=settings.prompt, page=settings.page, seed=settings.seed
+    )
+    reading = settings.data.read(
+        find_undrawable=builder.renderer.missing_characters,
+        open_page=builder.renderer.open,
+        ranges=settings.rubric.ranges,
+    )
+    _show_check(console, reading)
+    split = settings.data.split(reading.essays, seed=settings.seed)
+    processor = Processor(
+        tokenizer_folder(settings.model, settings.cache, weights=not settings.check_only),
+        ranges=settings.rubric.ranges,
+        min_pixels=settings.model.min_pixels,
+        max_pixels=settings.model.max_pixels,
+    )
+    parts = {
+        label: prepare(
+            essays,
+            builder=builder,
+            processor=processor,
+            max_tokens=settings.data.max_tokens,
+            on_overlong=settings.data.on_overlong,
+            cache=settings.cache,
+            label=f"preparing {label}",
+        )
+        for label, essays in (("train", split.train), ("val", split.val), ("test", split.test))
+    }
+    return Samples(reading, builder, processor, **parts)
+
+
+def _show_check(console: Console, reading: Reading) -> None:
+    print_check(
+        console, reading.problems, reading.counts, full_list=f"{CHECK_FILE} in the run lists all"
+    )
+    if reading.stops_run:
+        raise ValueError(
+            f"the data has {len(reading.problems)} problems, listed above; mend them, or set "
+            "data.on_problem=drop (leave out what is wrong) or keep"
+        )
+
+
+def make_run_plan(settings: Settings, samples: Samples) -> Plan:
+    """What the run will cost and whether it fits."""
+    import psutil
+
+    from aes.model.loading import build_on_meta
+    from aes.plan import Lengths, MeasuredData, Schedule, count_parameters, make_plan
+
+    parts = samples.parts
+    glyphs = [px for part in parts.values() for px in part.column("glyph_px") if px]
+    counts = samples.reading.counts
+    # Each dropped essay once, under the first thing that is wrong with it.
+    reasons = {p.id: p.code for p in reversed(samples.reading.problems) if p.action == "dropped"}
+    dropped = dict(Counter(reasons.values()))
+    overlong = sum(len(part.dropped) for part in parts.values())
+    data = MeasuredData(
+        train=Lengths.of(samples.train),
+        validation=Lengths.of(samples.val),
+        test=Lengths.of(samples.test),
+        essays={
+            "read": counts["read"],
+            "kept": counts["kept"],
+            "shrunk": sum(len(part.shrunk) for part in parts.values()),
+        },
+        dropped=dropped | ({"overlong": overlong} if overlong else {}),
+        glyph_px=(min(glyphs), max(glyphs)) if glyphs else None,
+        max_tokens=settings.data.max_tokens,
+    )
+    trainer, checkpoint = settings.trainer, settings.checkpoint
+    on_cpu = settings.hardware.accelerator == "cpu"
+    return make_plan(
+        model=settings.model,
+        adapter=settings.adapter,
+        parameters=count_parameters(build_on_meta(settings.model, settings.adapter)),
+        hardware=settings.hardware,
+        strategy=settings.strategy,
+        data=data,
+        schedule=Schedule(
+            max_epochs=trainer.max_epochs,
+            max_steps=trainer.max_steps,
+            val_every_n_epochs=trainer.val_every_n_epochs,
+            every_n_train_steps=checkpoint.every_n_train_steps,
+            save_each_epoch=checkpoint.save_each_epoch,
+            warmup_ratio=settings.optim.warmup_ratio,
+        ),
+        global_batch_size=settings.global_batch_size,
+        validation_batch_size=settings.decoding.batch_size,
+        lr=settings.optim.lr,
+        checkpointing=trainer.gradient_checkpointing,
+        machine_memory_gib=psutil.virtual_memory().total / 2**30 if on_cpu else None,
+    )
