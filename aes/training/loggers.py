@@ -22,8 +22,8 @@ def build_logger(spec: LoggerSpec, *, run_dir: Path, config: Mapping[str, Any]) 
         return CSVLogger(save_dir=run_dir, name="csv", version="")
     if isinstance(spec, WandbSpec):
         # Images of tables would land outside the run without these.
-        os.environ.setdefault("WANDB_DATA_DIR", str(run_dir / "wandb"))
-        os.environ.setdefault("WANDB_CACHE_DIR", str(run_dir / "wandb" / "cache"))
+        os.environ["WANDB_DATA_DIR"] = str(run_dir / "wandb")
+        os.environ["WANDB_CACHE_DIR"] = str(run_dir / "wandb" / "cache")
         (run_dir / "wandb").mkdir(exist_ok=True)
         return WandbLogger(
             save_dir=str(run_dir),
