@@ -37,7 +37,6 @@ def quiet_libraries() -> None:
         r".*Trying to infer the `batch_size`.*",
         r".*LeafSpec.*",
         r".*requires_grad=True to a scalar.*",
-        r".*overridden `transfer_batch_to_device`.*",
         r".*smaller than the logging interval.*",
         r".*module\(s\) in eval mode at the start of training.*",  # PEFT leaves the base so
         r".*exists and is not empty.*",

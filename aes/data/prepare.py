@@ -218,4 +218,5 @@ def _shaping_modules() -> list[Path]:
     """Our own sources that decide what a row holds; a change in them makes the cache stale."""
     package = Path(__file__).parent.parent
     folders = [package / name for name in ("page", "prompt", "data")]
-    return sorted(path for folder in folders for path in folder.glob("*.py"))
+    modules = [path for folder in folders for path in folder.glob("*.py")]
+    return sorted([*modules, package / "records.py", package / "rubric.py"])

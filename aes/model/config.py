@@ -38,6 +38,15 @@ def build_config(spec: ModelSpec) -> PreTrainedConfig:
             f"model.text.mrope_section sums to {sections}, but must sum to half of "
             f"model.text.head_dim={spec.text.head_dim}"
         )
+    if is_moe and spec.text.hidden_size in (
+        spec.text.expert_intermediate_size,
+        2 * spec.text.expert_intermediate_size,
+    ):
+        raise ValueError(
+            f"model.text.expert_intermediate_size={spec.text.expert_intermediate_size} makes "
+            f"expert matrices square at model.text.hidden_size={spec.text.hidden_size}, and a "
+            "loader cannot tell which way round they lie; choose another size"
+        )
     kind = Qwen3VLMoeConfig if is_moe else Qwen3VLConfig
     return kind(
         text_config=_text_config(spec),

@@ -5,6 +5,7 @@ Refuses a checkpoint whose weights do not fit its code. Knows nothing of trainin
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -70,8 +71,7 @@ def local_folder(spec: ModelSpec) -> Path | None:
                 "Qwen3-VL checkpoint as the hub lays it out"
             )
         return folder
-    looks_like_hub_id = spec.path.count("/") == 1 and spec.path[0] not in "./~"
-    if not looks_like_hub_id:
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", spec.path):  # not the form of a hub id
         raise ValueError(
             f"model.path={spec.path} is not a folder; point it at a Qwen3-VL checkpoint or give a "
             "hub id such as Qwen/Qwen3-VL-8B-Instruct"

@@ -88,7 +88,9 @@ def fit(
         logger.log_metrics(dict(baselines), step=0)
     lightning_trainer.fit(module, datamodule=data)
     last = run_dir / "checkpoints" / "last.ckpt"
-    lightning_trainer.save_checkpoint(last)  # whatever the settings, the end is kept
+    lightning_trainer.save_checkpoint(
+        last, weights_only=False
+    )  # whatever the settings, the end is kept
     # The last epoch may be none of every n-th, and max_steps may end a run within an epoch.
     if data.val_examples and validation_log.validated_step != lightning_trainer.global_step:
         lightning_trainer.validate(module, datamodule=data, verbose=False)

@@ -92,14 +92,6 @@ class GraderModule(LightningModule):
         self._tokens_of_step = 0
         return report
 
-    def transfer_batch_to_device(
-        self, batch: Any, device: torch.device, dataloader_idx: int
-    ) -> Any:
-        """Move tensors; Examples stay as they are, for the Engine makes its own tensors."""
-        if isinstance(batch, list):
-            return batch
-        return super().transfer_batch_to_device(batch, device, dataloader_idx)
-
     def on_validation_epoch_start(self) -> None:
         """Forget the grades of the last validation."""
         self.agreement.reset()

@@ -1,0 +1,114 @@
+"""What README.md and docs/ tell people to type works, and what they say is there is there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README, README_ZH = ROOT / "README.md", ROOT / "README.zh.md"
+PAGES = sorted([README, ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+MOST_LINES = 75
+"""One screen."""
+
+INSTALL_AND_TEST = "pip install -e '.[dev]' && pytest"
+
+
+def commands_of(page: Path) -> list[str]:
+    """Lines of the fenced bash blocks, without comments."""
+    blocks = re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    return [
+        c
+        for b in blocks
+        for c in (shlex.join(shlex.split(line, comments=True)) for line in b.splitlines())
+        if c
+    ]
+
+
+def train_commands() -> list[str]:
+    """Every training command of the English pages, once."""
+    parts = (part for page in PAGES for line in commands_of(page) for part in line.split(" '&&' "))
+    return sorted({part for part in parts if part.startswith("python ")})
+
+
+def test_the_first_two_commands_are_the_promised_ones() -> None:
+    assert "\npip install -e . && python train.py\n" in README.read_text(encoding="utf-8")
+    assert f"\n{INSTALL_AND_TEST}\n" in README.read_text(encoding="utf-8")
+
+
+def test_continuous_integration_runs_the_test_command_of_the_readme() -> None:
+    """It takes the line from README.md by this pattern, so that the two cannot diverge."""
+    pattern = re.compile(r"^pip install .* && pytest$", re.MULTILINE)
+    assert pattern.pattern in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert pattern.findall(README.read_text(encoding="utf-8")) == [INSTALL_AND_TEST]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", train_commands())
+def test_command_works(
+    command: str,
+    train: Callable[..., int],
+    cheap: tuple[str, ...],
+    aes_root: Path,
+    tmp_path: Path,
+) -> None:
+    names = {"data.root=DIR": f"data.root={aes_root}", "model.path=MODEL_DIR": ""}
+    python, script, *rest = shlex.split(command)
+    assert (python, script) == ("python", "train.py"), command
+    args = [arg for arg in (names.get(arg, arg) for arg in rest) if arg]
+    assert not [arg for arg in args if arg.endswith("DIR")], "a name that no test fills in"
+    needs_gpu = any(arg.startswith(("experiment=", "hardware=")) for arg in args)
+    if needs_gpu and "check_only=true" not in args:
+        args.append("check_only=true")
+    if "check_only=true" not in args and "--cfg" not in args:
+        args = [arg for arg in args if arg.partition("=")[0] != "run_dir"]
+        place = "hydra.sweep.dir" if "-m" in args else "run_dir"
+        args += [*cheap, f"{place}={tmp_path / 'run'}"]
+    assert train(*args) == 0
+
+
+def test_both_readmes_list_the_same_commands() -> None:
+    assert commands_of(README) == commands_of(README_ZH)
+
+
+@pytest.mark.parametrize("page", [README, README_ZH], ids=lambda page: page.name)
+def test_readme_fits_one_screen(page: Path) -> None:
+    assert len(page.read_text(encoding="utf-8").splitlines()) <= MOST_LINES
+
+
+@pytest.mark.parametrize("page", [README, README_ZH], ids=lambda page: page.name)
+def test_tree_is_of_this_repository(page: Path) -> None:
+    (tree,) = re.findall(r"```\n(train\.py.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    lines = [line for line in tree.splitlines() if line]
+    inside = {line.split()[0].rstrip("/") for line in lines if line.startswith("  ")}
+    there = {
+        path.name
+        for path in (ROOT / "aes").iterdir()
+        if not path.name.startswith("__") and path.name != "py.typed"
+    }
+    assert inside == there
+    for line in lines:
+        name = line.split()[0]
+        path = ROOT / ("aes" if line.startswith("  ") else "") / name
+        assert path.is_dir() if name.endswith("/") else path.is_file(), name
+
+
+@pytest.mark.parametrize("page", [*PAGES, README_ZH], ids=lambda page: page.name)
+def test_links_and_named_files_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    links = [t for t in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in t]
+    for target in links:
+        assert (page.parent / target).exists(), target
+    for name in re.findall(r"`((?:aes|conf|tests|benchmarks)/[\w./]+)`", text):
+        assert (ROOT / name).exists(), name
+
+
+def test_every_option_stands_in_the_page_on_configuration() -> None:
+    text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    for path in (ROOT / "conf").glob("*/*.yaml"):
+        assert f"`{path.parent.name}`" in text, path.parent.name
+        assert f"`{path.stem}`" in text, path.stem

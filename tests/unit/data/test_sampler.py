@@ -1,0 +1,98 @@
+"""Steps of an epoch: complete, independent of the cut, and repeatable."""
+
+import functools
+import operator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aes.data.sampler import StepSampler
+
+NUM = 203  # several pools of 8 steps and a ragged step
+LENGTHS = np.random.default_rng(0).integers(100, 900, NUM)
+SUPERVISED = np.random.default_rng(1).integers(10, 90, NUM)
+
+
+def _sampler(**changes: Any) -> StepSampler:
+    plain: dict[str, Any] = {
+        "lengths": LENGTHS,
+        "num_supervised": SUPERVISED,
+        "global_batch_size": 8,
+        "micro_batch_size": 2,
+        "seed": 3,
+    }
+    return StepSampler(**plain | changes)
+
+
+def _steps(sampler: StepSampler) -> list[list[tuple[int, int]]]:
+    """Micro-batches put together again to steps, by their number alone."""
+    micro = list(sampler)
+    per_step = sampler.global_batch_size // sampler.micro_batch_size
+    return [
+        functools.reduce(operator.iadd, micro[i : i + per_step], [])
+        for i in range(0, len(micro), per_step)
+    ]
+
+
+@pytest.mark.parametrize("num", [NUM, 200, 64, 8, 7, 1])
+@pytest.mark.parametrize("micro", [1, 2, 4, 8])
+def test_every_example_comes_once_an_epoch(num: int, micro: int) -> None:
+    sampler = _sampler(
+        lengths=LENGTHS[:num], num_supervised=SUPERVISED[:num], micro_batch_size=micro
+    )
+    micro_batches = list(sampler)
+    assert sorted(index for batch in micro_batches for index, _ in batch) == list(range(num))
+    assert len(sampler) == len(micro_batches)
+    assert max(len(batch) for batch in micro_batches) <= micro
+
+
+@pytest.mark.parametrize("micro", [1, 4, 8])
+def test_what_a_step_holds_does_not_depend_on_the_micro_batch(micro: int) -> None:
+    assert _steps(_sampler(micro_batch_size=micro)) == _steps(_sampler())
+
+
+def test_the_denominator_is_the_sum_over_the_whole_step() -> None:
+    for step in _steps(_sampler()):
+        total = int(sum(SUPERVISED[index] for index, _ in step))
+        assert {said for _, said in step} == {total}
+
+
+def test_only_the_last_step_is_ragged() -> None:
+    sizes = [len(step) for step in _steps(_sampler())]
+    assert sizes == [8] * 25 + [3]
+
+
+def test_order_changes_with_the_epoch_and_repeats_with_the_seed() -> None:
+    one, two = _sampler(), _sampler()
+    first = list(one)
+    assert list(two) == first
+    one.set_epoch(1)
+    second = list(one)
+    assert second != first
+    two.set_epoch(1)
+    assert list(two) == second
+    assert list(_sampler(seed=4)) != first
+
+
+def test_steps_are_regrouped_not_only_reordered() -> None:
+    sampler = _sampler()
+    first = {frozenset(index for index, _ in step) for step in _steps(sampler)}
+    sampler.set_epoch(1)
+    second = {frozenset(index for index, _ in step) for step in _steps(sampler)}
+    assert len(first & second) < len(first) / 2
+
+
+def test_like_lengths_are_put_together() -> None:
+    def padding(steps: list[list[int]]) -> int:
+        return sum(int(LENGTHS[s].max()) * len(s) - int(LENGTHS[s].sum()) for s in steps)
+
+    planned = [[index for index, _ in step] for step in _steps(_sampler())]
+    order = np.random.default_rng(5).permutation(NUM).tolist()
+    shuffled = [order[i : i + 8] for i in range(0, NUM, 8)]
+    assert padding(planned) < padding(shuffled) / 2
+
+
+def test_lightning_finds_the_epoch_hook() -> None:
+    sampler = _sampler()
+    assert sampler.sampler.set_epoch == sampler.set_epoch

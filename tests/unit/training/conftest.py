@@ -1,0 +1,118 @@
+"""A whole training on the nano, with as little data as shows what is to be shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aes.data.datamodule import EssayDataModule
+from aes.data.prepare import Prepared, prepare
+from aes.data.processor import Processor
+from aes.grading import Grader
+from aes.hardware import HardwareSpec, accumulation_steps
+from aes.inference import DecodingSpec
+from aes.inference.engine import Engine
+from aes.model import LoraSpec
+from aes.prompt.build import ExampleBuilder
+from aes.records import Essay
+from aes.rubric import Rubric
+from aes.training import (
+    CheckpointSpec,
+    LossSpec,
+    OptimSpec,
+    SampleTableSpec,
+    TrainerSpec,
+)
+from aes.training.fit import Fitted, fit
+from aes.training.module import GraderModule
+
+
+@pytest.fixture(scope="session")
+def prepared(
+    essays: tuple[Essay, ...],
+    builder: ExampleBuilder,
+    processor: Processor,
+    session_cache: Path,
+) -> tuple[Prepared, Prepared]:
+    """Ten essays to train on, two to validate on."""
+    return tuple(  # type: ignore[return-value]
+        prepare(
+            part,
+            builder=builder,
+            processor=processor,
+            max_tokens=2048,
+            on_overlong="error",
+            cache=session_cache,
+            label=label,
+        )
+        for label, part in (("train", essays[:10]), ("val", essays[10:]))
+    )
+
+
+@pytest.fixture(scope="session")
+def make_training(
+    prepared: tuple[Prepared, Prepared],
+    builder: ExampleBuilder,
+    processor: Processor,
+    small_rubric: Rubric,
+    load_nano: Callable[..., Any],
+    make_lora: Callable[..., LoraSpec],
+    read_conf: Callable[..., dict[str, Any]],
+) -> Callable[..., tuple[GraderModule, Callable[..., Fitted]]]:
+    """A module, and a function that trains it into a folder; global batches of 4."""
+
+    def make(
+        *, micro: int = 2, optim: dict[str, Any] | None = None, loss: Any = "valid_digits"
+    ) -> tuple[GraderModule, Callable[..., Fitted]]:
+        model = load_nano(make_lora(modules_to_save=("visual.merger",)))
+        engine = Engine(
+            model=model,
+            processor=processor,
+            renderer=builder.renderer,
+            decoding=DecodingSpec(score="expected", batch_size=2, max_feedback_tokens=2),
+            precision="fp32",
+        )
+        module = GraderModule(
+            grader=Grader(engine=engine, rubric=small_rubric),
+            loss=LossSpec(name=loss, feedback_weight=1.0),
+            optim=OptimSpec(**read_conf("optim/adamw", **({"lr": 1e-3} | (optim or {})))),
+            precision="fp32",
+            accumulation=accumulation_steps(
+                global_batch_size=4, micro_batch_size=micro, num_ranks=1
+            ),
+            num_steps=6,
+        )
+        data = EssayDataModule(
+            train=prepared[0],
+            val=prepared[1],
+            renderer=builder.renderer,
+            processor=processor,
+            global_batch_size=4,
+            micro_batch_size=micro,
+            decoding_batch_size=2,
+            num_workers=0,
+            seed=1,
+        )
+
+        def run(run_dir: Path, **changes: Any) -> Fitted:
+            trainer = {"max_epochs": 2, "log_every_n_steps": 1} | changes
+            return fit(
+                module,
+                data,
+                trainer=TrainerSpec(**read_conf("trainer/default", **trainer)),
+                checkpoint=CheckpointSpec(
+                    every_n_train_steps=None, save_each_epoch=True, monitor="val/qwk/total"
+                ),
+                sample_table=SampleTableSpec(num_examples=1),
+                hardware=HardwareSpec(**read_conf("hardware/cpu", num_workers=0)),
+                logger=None,
+                run_dir=run_dir,
+                baselines={"baseline/qwk": 0.25},
+            )
+
+        return module, run
+
+    return make
