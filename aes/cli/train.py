@@ -72,6 +72,7 @@ def train(settings: Settings, samples: Samples, plan: Plan, console: Console) ->
     run_dir = create_run_directory(settings)
     write_check(samples.reading, run_dir / CHECK_FILE)
     (run_dir / PLAN_FILE).write_text(json.dumps(plan_to_dict(plan), indent=1), encoding="utf-8")
+    _keep_pages(settings, samples)
     logger = build_logger(settings.logger, run_dir=run_dir, config=settings.resolved)
     baselines = _baselines(settings, samples)
     fitted = fit(
@@ -144,6 +145,17 @@ def build_data(settings: Settings, samples: Samples) -> EssayDataModule:
     )
 
 
+def _keep_pages(settings: Settings, samples: Samples) -> None:
+    """Write every page as the model sees it to ``page.save_dir``, where that is set."""
+    folder = settings.page.save_dir
+    if folder is None:
+        return
+    for part in samples.parts.values():
+        for example in part.examples():
+            for number, page in enumerate(example.pages, start=1):
+                samples.builder.renderer.save(page, folder, f"{example.id}-{number}")
+
+
 def _baselines(settings: Settings, samples: Samples) -> dict[str, float]:
     """Graders that read nothing, on the same essays; none for essays that came as images."""
     from aes.metrics.baseline import baseline_metrics
@@ -171,10 +183,11 @@ def _finish(
     console: Console,
 ) -> None:
     """Save the adapter and the plot, and print the card."""
+    from aes.model.loading import model_folder
     from aes.report.plots import plot_training_loss
     from aes.training.saving import save_trained
 
-    base = settings.model.path or "random weights of conf/model"
+    base = settings.model.path or str(model_folder(settings.model, settings.cache))
     save_trained(model, run_dir, base=base, page=asdict(settings.page))
     plot_training_loss(run_dir / "metrics.jsonl", run_dir / "training_loss.png")
     print_card(
@@ -195,7 +208,7 @@ def _next_commands(settings: Settings) -> Sequence[str]:
     if isinstance(settings.data, SampleCorpus):
         return (
             "python train.py page=squared_paper seed=2",
-            "python train.py data=aes_dataset data.root=DIR",
+            "python train.py adapter.rank=16 logger=csv",
             "python train.py check_only=true model=qwen3_vl_8b hardware=h800x1",
         )
     root = shlex.quote(str(getattr(settings.data, "root", "DIR")))

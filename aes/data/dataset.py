@@ -48,10 +48,8 @@ def draw_patches(
     """Patches and grids of all pages of ``example``; see ``Processor.patches``."""
     if not example.pages:
         return np.zeros((0, 1536), np.float32), np.zeros((0, 3), np.int64)
-    images = []
-    for number, page in enumerate(example.pages, start=1):
-        images.append(renderer.draw(page) if isinstance(page, PageLayout) else renderer.open(page))
-        folder, name = renderer.spec.save_dir, f"{example.id}-{number}"
-        if folder is not None and not (folder / f"{name}.png").exists():
-            renderer.save(page, folder, name)
+    images = [
+        renderer.draw(page) if isinstance(page, PageLayout) else renderer.open(page)
+        for page in example.pages
+    ]
     return processor.patches(images)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from aes.data.processor import Encoded, Processor
+from aes.page.font import font_path
 from aes.prompt.build import ExampleBuilder
 from aes.records import Essay, Example
 
@@ -132,6 +133,10 @@ def prepare(
     """
     from datasets import Dataset
 
+    page = builder.page
+    processor.require_page_area(
+        min_pixels=page.min_pixels, max_pixels=page.width_px * page.max_height_px
+    )
     if not essays:  # datasets gives a mapped data set without rows no columns either
         return _apply_policy(
             Dataset.from_dict({name: [] for name in _COLUMNS}), max_tokens=max_tokens, drop=True
@@ -200,9 +205,11 @@ def _fingerprint(
         on_overlong,
         processor.tokenizer.chat_template,
         processor.image_processor.size,
-        *(version(name) for name in ("aes", "transformers", "tokenizers", "pillow")),
+        *(version(name) for name in ("aes", "transformers", "tokenizers", "jinja2", "pillow")),
     ):
         digest.update(repr(part).encode())
+    if builder.page.font is not None:
+        digest.update(font_path(builder.page.font).read_bytes())  # widths decide lines and pages
     digest.update(processor.tokenizer.backend_tokenizer.to_str().encode())
     for module in _shaping_modules():
         digest.update(module.read_bytes())

@@ -68,6 +68,26 @@ class Processor:
         self.pad_token = int(self.tokenizer.convert_tokens_to_ids("<|endoftext|>"))
         self._special = sorted(self.tokenizer.get_added_vocab(), key=len, reverse=True)
 
+    def require_page_area(self, *, min_pixels: int, max_pixels: int) -> None:
+        """Refuse pages, of the areas given, that the image processor would resize.
+
+        Raises:
+            ValueError: If the smallest is below the model's least area, or the largest above its
+                greatest.
+        """
+        size = self.image_processor.size
+        if min_pixels < size["shortest_edge"]:
+            raise ValueError(
+                f"page.min_pixels={min_pixels} is below the {size['shortest_edge']} px that this "
+                "model's image processor enlarges a page to; set model.min_pixels="
+                f"{size['shortest_edge']}"
+            )
+        if max_pixels > size["longest_edge"]:
+            raise ValueError(
+                f"a page of {max_pixels} px is more than the {size['longest_edge']} px that this "
+                "model's image processor takes; lower page.max_height_px"
+            )
+
     def encode(self, example: Example, sizes: Sequence[tuple[int, int]]) -> Encoded:
         """Tokens of ``example``.
 

@@ -6,6 +6,7 @@ Refuses a checkpoint whose weights do not fit its code. Knows nothing of trainin
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -141,8 +142,9 @@ def load_model(
     """
     import torch
 
-    read_config(spec)  # refuses another architecture before anything is loaded
     folder = model_folder(spec, cache)
+    if spec.path is not None:  # another architecture is refused before anything is loaded
+        read_config(replace(spec, path=str(folder)))
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     model = load_base(folder, dtype=dtype, device=accelerator)
     if gradient_checkpointing:

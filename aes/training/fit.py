@@ -86,7 +86,7 @@ def fit(
     )
     if logger is not None and baselines:
         logger.log_metrics(dict(baselines), step=0)
-    lightning_trainer.fit(module, datamodule=data)
+    _fit(lightning_trainer, module, data)
     last = run_dir / "checkpoints" / "last.ckpt"
     lightning_trainer.save_checkpoint(
         last, weights_only=False
@@ -95,7 +95,9 @@ def fit(
     if data.val_examples and validation_log.validated_step != lightning_trainer.global_step:
         lightning_trainer.validate(module, datamodule=data, verbose=False)
         _keep_if_best(lightning_trainer, last, checkpoint.monitor)
-    rows = sample_rows(module.grader, data.val_examples, num_examples=sample_table.num_examples)
+    # Without validation essays the table shows some that were trained on.
+    shown = data.val_examples or data.train.examples()
+    rows = sample_rows(module.grader, shown, num_examples=sample_table.num_examples)
     if rows:
         write_samples_html(rows, run_dir / "samples.html")
         log_samples(logger, rows)
@@ -106,6 +108,16 @@ def fit(
     )
     write_metrics_json(run_dir / "metrics.json", {**_all_metrics(fitted), **baselines})
     return fitted
+
+
+def _fit(trainer: Trainer, module: GraderModule, data: EssayDataModule) -> None:
+    """Fit; Ctrl-C comes out as what it is, and not as Lightning's bare exit."""
+    try:
+        trainer.fit(module, datamodule=data)
+    except SystemExit as error:
+        if trainer.interrupted:
+            raise KeyboardInterrupt from error
+        raise
 
 
 def _keep_if_best(trainer: Trainer, last: Path, monitor: str) -> None:

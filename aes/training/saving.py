@@ -42,6 +42,8 @@ def save_trained(model: Any, run_dir: Path, *, base: str, page: Mapping[str, Any
             save_hub_layout(model, aside)
         (aside / PAGE_FILE).write_text(json.dumps(page, indent=2, default=str), encoding="utf-8")
         aside.chmod(0o755)
+        for file in aside.iterdir():  # safetensors makes files that only their owner reads
+            file.chmod(0o644)
         replace_folder(aside, final)
     finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -62,10 +62,14 @@ def make_training(
     make_lora: Callable[..., LoraSpec],
     read_conf: Callable[..., dict[str, Any]],
 ) -> Callable[..., tuple[GraderModule, Callable[..., Fitted]]]:
-    """A module, and a function that trains it into a folder; global batches of 4."""
+    """A module, and a function that trains it into a folder; of steps of 4 unless told."""
 
     def make(
-        *, micro: int = 2, optim: dict[str, Any] | None = None, loss: Any = "valid_digits"
+        *,
+        micro: int = 2,
+        global_batch_size: int = 4,
+        optim: dict[str, Any] | None = None,
+        loss: Any = "valid_digits",
     ) -> tuple[GraderModule, Callable[..., Fitted]]:
         model = load_nano(make_lora(modules_to_save=("visual.merger",)))
         engine = Engine(
@@ -81,7 +85,7 @@ def make_training(
             optim=OptimSpec(**read_conf("optim/adamw", **({"lr": 1e-3} | (optim or {})))),
             precision="fp32",
             accumulation=accumulation_steps(
-                global_batch_size=4, micro_batch_size=micro, num_ranks=1
+                global_batch_size=global_batch_size, micro_batch_size=micro, num_ranks=1
             ),
             num_steps=6,
         )
@@ -90,7 +94,7 @@ def make_training(
             val=prepared[1],
             renderer=builder.renderer,
             processor=processor,
-            global_batch_size=4,
+            global_batch_size=global_batch_size,
             micro_batch_size=micro,
             decoding_batch_size=2,
             num_workers=0,
