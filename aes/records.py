@@ -22,7 +22,8 @@ class Essay:
     Attributes:
         id: Unique within a corpus.
         title: Without surrounding white space; empty where the essay has none.
-        text: The body without the title; paragraphs are separated by line feeds.
+        text: The body without the title; paragraphs are separated by line feeds and keep the white
+            space that they begin with.
         pages: Image files in reading order, for essays that came as photos or scans.
         scores: Gold score of each trait by its name in the rubric; empty where unknown.
         comment: The marker's comment; empty where there is none.

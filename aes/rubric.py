@@ -1,7 +1,8 @@
 """A marking scheme as data: traits, their ranges and level texts, bands, deductions.
 
-Turns trait scores into totals and bands, and known facts about an essay into
-deductions. It does not know where scores come from: gold or model, it is all the same here.
+Turns trait scores into totals. Bands and deductions are data only so far: they are read and
+checked, and nothing applies them yet. It does not know where scores come from: gold or model, it
+is all the same here.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class Cap:
 
 @dataclass(frozen=True, kw_only=True, config=_SCHEMA)
 class Deductions:
-    """What is taken off the total for facts that can be counted. All points are positive.
+    """What is to be taken off the total for facts that can be counted. All points are positive.
 
     Attributes:
         missing_title: Points for an essay without a title.
@@ -149,9 +150,3 @@ class Rubric:
                 f"{sorted(self.traits)}; choose the rubric that the data was marked with"
             )
         return sum(scores[name] for name in self.traits)
-
-    def band(self, total: float) -> int:
-        """Index of the band that ``total`` falls into; 0 is the best."""
-        return next(
-            (i for i, band in enumerate(self.bands) if total >= band.minimum), len(self.bands) - 1
-        )

@@ -22,6 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from aes.cli.compose import compose, jobs_of_sweep, resolve, without_hydra
+from aes.cli.environment import prepare_environment
 from aes.cli.errors import explain
 from aes.cli.hydra_errors import errors_in_plain_words
 from aes.cli.source import CONFIG_DIR, VERSION_BASE, Source
@@ -56,6 +57,7 @@ def main(command: Command, run: Run) -> NoReturn:
         command: Names ``conf/<command>.yaml``.
         run: Does the work and returns the exit status. Nothing exists on disk before it is called.
     """
+    prepare_environment()
     sys.exit(_guarded(lambda: _dispatch(command, run, sys.argv[1:])))
 
 

@@ -46,14 +46,23 @@ def _claim(path: Path, *, is_fixed: bool) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     if not is_fixed:
         return _claim_next(path)
+    require_unused(path)
+    path.mkdir(exist_ok=True)
+    return path
+
+
+def require_unused(path: Path) -> None:
+    """Checks that a chosen run directory is not there yet, or empty.
+
+    Raises:
+        ValueError: If it holds something, or is a file.
+    """
     if path.exists() and not path.is_dir():
         raise ValueError(f"run_dir {path} is a file; choose another run_dir=")
-    path.mkdir(exist_ok=True)
-    if any(path.iterdir()):
+    if path.is_dir() and any(path.iterdir()):
         raise ValueError(
             f"the run directory {path} is in use already; choose another run_dir=, or remove it"
         )
-    return path
 
 
 def _claim_next(path: Path) -> Path:

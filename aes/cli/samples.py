@@ -34,6 +34,8 @@ class Samples:
     train: Prepared
     val: Prepared
     test: Prepared
+    num_left_out: int
+    """Training samples beyond ``data.max_samples``."""
 
     @property
     def parts(self) -> dict[str, Prepared]:
@@ -60,7 +62,7 @@ def prepare_samples(settings: Settings, console: Console) -> Samples:
         open_page=builder.renderer.open,
         ranges=settings.rubric.ranges,
     )
-    _show_check(console, reading)
+    _show_check(console, reading, has_run=not settings.check_only)
     split = settings.data.split(reading.essays, seed=settings.seed)
     processor = Processor(
         tokenizer_folder(settings.model, settings.cache, weights=not settings.check_only),
@@ -80,13 +82,18 @@ def prepare_samples(settings: Settings, console: Console) -> Samples:
         )
         for label, essays in (("train", split.train), ("val", split.val), ("test", split.test))
     }
-    return Samples(reading, builder, processor, **parts)
+    return Samples(reading, builder, processor, **parts, num_left_out=split.num_left_out)
 
 
-def _show_check(console: Console, reading: Reading) -> None:
-    print_check(
-        console, reading.problems, reading.counts, full_list=f"{CHECK_FILE} in the run lists all"
-    )
+def _show_check(console: Console, reading: Reading, *, has_run: bool) -> None:
+    """Print what is wrong with the data; all of it where no run will hold the full list.
+
+    Raises:
+        ValueError: If the data stops the run.
+    """
+    has_run = has_run and not reading.stops_run
+    full_list = f"{CHECK_FILE} in the run lists all" if has_run else None
+    print_check(console, reading.problems, reading.counts, full_list=full_list)
     if reading.stops_run:
         raise ValueError(
             f"the data has {len(reading.problems)} problems, listed above; mend them, or set "
@@ -107,7 +114,10 @@ def make_run_plan(settings: Settings, samples: Samples) -> Plan:
     # Each dropped essay once, under the first thing that is wrong with it.
     reasons = {p.id: p.code for p in reversed(samples.reading.problems) if p.action == "dropped"}
     dropped = dict(Counter(reasons.values()))
-    overlong = sum(len(part.dropped) for part in parts.values())
+    others = {
+        "overlong": sum(len(part.dropped) for part in parts.values()),
+        "max_samples": samples.num_left_out,
+    }
     data = MeasuredData(
         train=Lengths.of(samples.train),
         validation=Lengths.of(samples.val),
@@ -117,7 +127,8 @@ def make_run_plan(settings: Settings, samples: Samples) -> Plan:
             "kept": counts["kept"],
             "shrunk": sum(len(part.shrunk) for part in parts.values()),
         },
-        dropped=dropped | ({"overlong": overlong} if overlong else {}),
+        dropped=dropped | {reason: number for reason, number in others.items() if number},
+        overlong={id_: samples.train.overlong[id_] for id_ in samples.train.dropped},
         glyph_px=(min(glyphs), max(glyphs)) if glyphs else None,
         max_tokens=settings.data.max_tokens,
     )
@@ -138,6 +149,7 @@ def make_run_plan(settings: Settings, samples: Samples) -> Plan:
             save_each_epoch=checkpoint.save_each_epoch,
             warmup_ratio=settings.optim.warmup_ratio,
         ),
+        ranges=settings.rubric.ranges,
         global_batch_size=settings.global_batch_size,
         validation_batch_size=settings.decoding.batch_size,
         lr=settings.optim.lr,

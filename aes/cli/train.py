@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from aes.cli.quiet import quiet_libraries
-from aes.cli.run_directory import create_run_directory, require_free_space
+from aes.cli.run_directory import create_run_directory, require_free_space, require_unused
 from aes.cli.samples import CHECK_FILE, Samples, make_run_plan, prepare_samples
 from aes.cli.settings import Settings
 from aes.corpus import SampleCorpus, write_check
@@ -36,7 +35,6 @@ def run(settings: Settings) -> int:
     Raises:
         ValueError: For every mistake of the user's; nothing is written before training begins.
     """
-    quiet_libraries()
     console = Console()
     samples = prepare_samples(settings, console)
     plan = make_run_plan(settings, samples)
@@ -64,6 +62,8 @@ def train(settings: Settings, samples: Samples, plan: Plan, console: Console) ->
     from aes.training.loggers import build_logger, close_logger
 
     seed_everything(settings.seed, verbose=False)
+    if settings.run_dir_is_fixed:  # checked again when it is made, but loading may take minutes
+        require_unused(settings.run_dir)
     # Adapter, optimiser states and two checkpoints of them, in float32.
     trainable = sum(count.trainable for count in plan.parameters.values())
     require_free_space(settings.run_dir, 4 * trainable * 7 + 64 * 2**20)

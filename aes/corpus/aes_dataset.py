@@ -2,7 +2,8 @@
 
 The folder as it lies: ``scores.txt`` in GB18030 with id, title and score between tabs, and
 ``essays/<id>.txt`` in UTF-8 with the title (or a blank) on the first line and a paragraph on each
-further one, or page images in its place (``aes.corpus.essay_files``). Blank lines are layout. A
+further one, or page images in its place (``aes.corpus.essay_files``). Blank lines are layout; a
+paragraph keeps the white space it begins with, which is its indent. A
 first line that is as long as a paragraph and equals the listed title is the writing task, and the
 title follows it (so in eight essays of AES-Dataset).
 
@@ -23,7 +24,7 @@ from aes.corpus.check import Draft
 from aes.corpus.essay_files import EssayFiles, group_files, list_files, possible_ids
 from aes.corpus.problems import Ledger
 from aes.corpus.score_list import SCORES_FILE, Row, read_rows, read_score, report_repeats
-from aes.corpus.titles import is_heading, read_heading
+from aes.corpus.titles import read_heading
 from aes.records import Essay
 
 ESSAYS_FOLDER = "essays"
@@ -141,25 +142,25 @@ def _read_text(
     row: Row, scores: dict[str, int], text: str, file: str, ledger: Ledger
 ) -> Draft | None:
     """Takes title and paragraphs apart; None, and reported, if there are none."""
-    lines = [line.strip(_BLANK) for line in _LINE_END.split(text)]
+    lines = [line.rstrip(_BLANK) for line in _LINE_END.split(text)]
     numbers = [i for i, line in enumerate(lines, start=1) if line]
     if not numbers:
         ledger.report("empty_essay", id=row.id, file=file, message="The file is blank.")
         return None
-    present = [lines[i - 1] for i in numbers]
+    present = [lines[i - 1].lstrip(_BLANK) for i in numbers]
     heading = read_heading(row.title, present, is_untitled=numbers[0] != 1)
     if not heading.agrees:
-        written = f"'{present[0]}'" if is_heading(present[0]) else "a sentence"
+        # What the file begins with may be a sentence of the pupil's: it is not quoted.
         message = (
             f"Line {row.line} of {SCORES_FILE} names this essay '{row.title[:60]}', "
-            f"the file begins with {written}."
+            "but the file begins otherwise."
         )
         ledger.report("title_not_in_file", id=row.id, file=file, line=numbers[0], message=message)
     title_lines = [i for k, i in enumerate(numbers) if present[k] == heading.title]
     essay = Essay(
         id=row.id,
         title=heading.title,
-        text="\n".join(present[k] for k in heading.body),
+        text="\n".join(lines[numbers[k] - 1] for k in heading.body),
         scores=scores,
         topic=heading.topic,
         source=row.id,

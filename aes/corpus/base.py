@@ -87,7 +87,7 @@ class Corpus(ABC):
         return ledger.close(essays)
 
     def split(self, essays: Sequence[Essay], *, seed: int) -> Split:
-        """Cuts essays into parts and makes each part's samples.
+        """Cuts essays into parts and makes each part's samples; counts what ``max_samples`` costs.
 
         Raises:
             ValueError: If there are too few essays to split.
@@ -96,10 +96,12 @@ class Corpus(ABC):
             essays, val_fraction=self.val_fraction, test_fraction=self.test_fraction, seed=seed
         )
         parts = self._expand(parts, seed)
-        if len(parts.train) <= self.max_samples:
+        num_left_out = len(parts.train) - self.max_samples
+        if num_left_out <= 0:
             return parts
         chosen = random.Random(seed).sample(range(len(parts.train)), self.max_samples)
-        return replace(parts, train=tuple(parts.train[i] for i in sorted(chosen)))
+        train = tuple(parts.train[i] for i in sorted(chosen))
+        return replace(parts, train=train, num_left_out=num_left_out)
 
     @abstractmethod
     def _load(self, ledger: Ledger) -> list[Draft]:

@@ -86,7 +86,7 @@ def check_drafts(
         essay, pages = draft.essay, draft.essay.pages
         _check_scores(draft, ledger, ranges)
         if pages:
-            essay = replace(essay, title=remove_strays(essay.title))
+            essay = replace(essay, title=remove_strays(essay.title).strip())
             pages = pages if _check_pages(essay, ledger, open_page) else ()
         else:
             essay = _check_characters(draft, ledger, find_undrawable)
@@ -100,7 +100,7 @@ def check_drafts(
 
 def remove_strays(text: str) -> str:
     """The text without zero-width, control and private-use characters and U+FFFD."""
-    return "".join(c for c in text if _kind(c) == "").strip()
+    return "".join(c for c in text if _kind(c) == "")
 
 
 def _kind(char: str) -> str:
@@ -146,11 +146,11 @@ def _check_characters(draft: Draft, ledger: Ledger, find_undrawable: FindUndrawa
             if (code := _kind(char)) in found:
                 found[code].append((line, char))
     essay = draft.essay
-    paragraphs = (remove_strays(p).replace("\t", " ") for p in essay.text.split("\n"))
+    paragraphs = map(_mend_paragraph, essay.text.split("\n"))
     essay = replace(
-        essay, title=remove_strays(essay.title), text="\n".join(p for p in paragraphs if p)
+        essay, title=remove_strays(essay.title).strip(), text="\n".join(filter(None, paragraphs))
     )
-    missing = set(find_undrawable(essay.title + essay.text)) - {"\n"}
+    missing = set(find_undrawable(essay.title + essay.text)) - {"\n", "\t"}
     found["undrawable_character"] = [
         (line, char) for line, text in draft.numbered for char in text if char in missing
     ]
@@ -159,6 +159,13 @@ def _check_characters(draft: Draft, ledger: Ledger, find_undrawable: FindUndrawa
             _report_characters(code, draft, places, ledger)
     table = str.maketrans(dict.fromkeys(missing, PLACEHOLDER))
     return replace(essay, title=essay.title.translate(table), text=essay.text.translate(table))
+
+
+def _mend_paragraph(written: str) -> str:
+    """The paragraph without strays; its indent stays, tabs further on become spaces."""
+    mended = remove_strays(written).rstrip()
+    body = mended.lstrip()
+    return mended[: len(mended) - len(body)] + body.replace("\t", " ")
 
 
 def _report_characters(

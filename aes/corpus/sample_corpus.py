@@ -68,7 +68,7 @@ def load_sample() -> list[Essay]:
 
 def _parse_essay(name: str, content: str) -> Essay:
     entry = yaml.safe_load(content)
-    paragraphs = (line.strip() for line in entry["text"].splitlines())
+    paragraphs = (line.rstrip() for line in entry["text"].splitlines())
     return Essay(
         id=entry["id"],
         title=entry["title"].strip(),

@@ -14,6 +14,7 @@ from aes.corpus.problems import Ledger
 from aes.corpus.titles import unquote
 
 SCORES_FILE = "scores.txt"
+_MAX_QUOTED_SCORE = 4
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,10 @@ def read_score(row: Row, ledger: Ledger) -> int | None:
             return int(value)
         code, message = "score_not_whole", f"The score {row.score} is not a whole number."
     except (ValueError, OverflowError):
-        shown = f"'{row.score[:20]}'" if row.score else "(nothing)"
-        code, message = "score_not_a_number", f"The score is {shown}, which is not a number."
+        # A longer one may be text that slipped into the wrong column: it is not quoted.
+        quoted = f" '{row.score}'" if len(row.score) <= _MAX_QUOTED_SCORE else ""
+        code, message = "score_not_a_number", f"The score{quoted} is not a number."
+        message = message if row.score else "The row has no score."
     ledger.report(code, id=row.id, file=SCORES_FILE, line=row.line, message=message)
     return None
 

@@ -18,11 +18,16 @@ from aes.records import Essay
 
 @dataclass(frozen=True)
 class Split:
-    """The parts of a corpus, each in its order; no text has a near copy in another part."""
+    """The parts of a corpus, each in its order; no text has a near copy in another part.
+
+    Attributes:
+        num_left_out: Training samples that stand in no part, since there were too many.
+    """
 
     train: tuple[Essay, ...]
     val: tuple[Essay, ...]
     test: tuple[Essay, ...]
+    num_left_out: int = 0
 
 
 def split_essays(

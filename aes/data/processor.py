@@ -194,6 +194,10 @@ def _load_tokenizer(folder: Path) -> Any:
         tokenizer.chat_template = json.loads(legacy.read_text(encoding="utf-8"))["chat_template"]
     if tokenizer.chat_template is None:
         raise ValueError(f"{folder} has no chat template; take the files of an Instruct model")
+    if tokenizer.convert_tokens_to_ids("<|image_pad|>") in (None, tokenizer.unk_token_id):
+        raise ValueError(
+            f"the tokenizer in {folder} has no token for pages; take the files of a Qwen3-VL model"
+        )
     return tokenizer
 
 

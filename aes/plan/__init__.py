@@ -1,13 +1,12 @@
 """What a run will cost and whether it fits, before the first step."""
 
-from aes.plan.lengths import EMPTY, Lengths, MeasuredData
+from aes.plan.lengths import Lengths, MeasuredData
 from aes.plan.parameters import ParameterCount, count_parameters
 from aes.plan.plan import Plan, make_plan, plan_to_dict
 from aes.plan.steps import Schedule
 from aes.plan.table import render_plan
 
 __all__ = [
-    "EMPTY",
     "Lengths",
     "MeasuredData",
     "ParameterCount",

@@ -18,10 +18,19 @@ def find_data_blockers(data: MeasuredData, *, num_ranks: int) -> list[str]:
     num = data.train.num_examples
     if num < num_ranks:
         blockers.append(
-            f"{num} training samples do not make a step on {num_ranks} device(s); check data.root "
-            "and what was dropped"
+            f"{num} training samples do not make a step on {num_ranks} device(s); {_cure(data)}"
         )
     return blockers + _overlong(data)
+
+
+def _cure(data: MeasuredData) -> str:
+    if not data.overlong:
+        return "check data.root and what was dropped"
+    id_, shortest = min(data.overlong.items(), key=lambda item: item[1])
+    return (
+        f"{len(data.overlong)} were dropped as longer than data.max_tokens={data.max_tokens}, the "
+        f"shortest of them ({id_}) has {shortest} tokens at full size; raise data.max_tokens"
+    )
 
 
 def _overlong(data: MeasuredData) -> list[str]:

@@ -52,9 +52,6 @@ class Lengths:
         return len(self.ids)
 
 
-EMPTY = Lengths(ids=(), num_tokens=(), num_image_tokens=(), num_supervised=(), num_pages=())
-
-
 @dataclass(frozen=True, kw_only=True)
 class MeasuredData:
     """A data set as it goes into training, after anything was dropped or shrunk.
@@ -62,6 +59,7 @@ class MeasuredData:
     Attributes:
         essays: Counts of essays by what became of them: ``read``, ``kept``, ``shrunk``.
         dropped: Essays left out, by reason.
+        overlong: Training samples left out for their length, with their tokens at full size.
         glyph_px: Least and greatest height of a glyph; ``None`` where no page is drawn.
         max_tokens: Limit of a sample.
     """
@@ -71,6 +69,7 @@ class MeasuredData:
     test: Lengths
     essays: Mapping[str, int]
     dropped: Mapping[str, int]
+    overlong: Mapping[str, int]
     glyph_px: tuple[float, float] | None
     max_tokens: int
 

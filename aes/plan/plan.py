@@ -66,6 +66,7 @@ def make_plan(
     strategy: StrategySpec,
     data: MeasuredData,
     schedule: Schedule,
+    ranges: Mapping[str, tuple[int, int]],
     global_batch_size: int,
     validation_batch_size: int,
     lr: float,
@@ -82,6 +83,7 @@ def make_plan(
         strategy: How it is spread.
         data: Lengths of all samples.
         schedule: Epochs, validations and saves.
+        ranges: Lowest and highest score by trait, as validation asks for them.
         global_batch_size: Samples per optimiser step.
         validation_batch_size: Examples that are decoded together.
         lr: Highest learning rate.
@@ -115,6 +117,7 @@ def make_plan(
             train=splits["train"],
             validation=splits["validation"],
             steps=steps,
+            ranges=ranges,
             global_batch_size=global_batch_size,
             validation_batch_size=validation_batch_size,
         ),

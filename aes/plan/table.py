@@ -12,6 +12,9 @@ from aes.plan.memory import SAFETY_MARGIN
 from aes.plan.parameters import sum_parameters
 from aes.plan.plan import Plan
 
+_LEAST_SHARE = 0.01
+"""Parts with less than this share of the parameters are put together as the rest."""
+
 
 def render_plan(plan: Plan, console: Console) -> None:
     """Print the plan; blockers stand last, where the eye rests."""
@@ -33,7 +36,7 @@ def render_plan(plan: Plan, console: Console) -> None:
 
 
 def _sections(plan: Plan) -> Iterator[tuple[str, list[str | Text]]]:
-    yield "Model", [_model(plan), _parameters(plan)]
+    yield "Model", [_model(plan), *_parameters(plan)]
     yield "Data", [_essays(plan), _splits(plan)]
     yield "Pages", [_pages(plan)]
     yield "Tokens", list(_tokens(plan))
@@ -53,16 +56,24 @@ def _model(plan: Plan) -> str:
     )
 
 
-def _parameters(plan: Plan) -> str:
+def _parameters(plan: Plan) -> Iterator[str]:
     total, trainable = sum_parameters(plan.parameters)
-    share = f"{trainable / max(1, total):.2%}"
-    if trainable == total:
-        return f"{_size(total)} parameters, all trained"
-    parts = ", ".join(name for name, count in plan.parameters.items() if count.trainable)
-    return f"{_size(total)} parameters; trained {trainable:,} ({share}): {parts or 'none'}"
+    sizes = {name: count.total for name, count in plan.parameters.items()}
+    shown = {name: size for name, size in sizes.items() if size >= _LEAST_SHARE * total}
+    parts = [f"{n} {_size(shown[n])}" for n in sorted(shown, key=lambda n: -shown[n])]
+    if rest := total - sum(shown.values()):
+        parts.append(f"rest {_size(rest)}")
+    every = ", all trained" if trainable == total else ""
+    yield f"{_size(total)} parameters{every}: {', '.join(parts) or 'none'}"
+    if not every:
+        trained = [f"{n} {c.trainable:,}" for n, c in plan.parameters.items() if c.trainable]
+        share = f"{trainable / max(1, total):.2%}"
+        yield f"trained {trainable:,} ({share}): {'; '.join(trained) or 'none'}"
 
 
 def _size(number: int) -> str:
+    if number < 1e5:
+        return f"{number:,}"
     return f"{number / 1e9:.3f} B" if number >= 1e9 else f"{number / 1e6:.1f} M"
 
 

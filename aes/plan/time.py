@@ -9,7 +9,8 @@ On a CPU the expectation may be off by a factor of three.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from aes.plan.lengths import LengthSummary
 from aes.plan.memory import Workload, weight_bytes
@@ -67,10 +68,21 @@ def plan_time(
     train: LengthSummary,
     validation: LengthSummary,
     steps: StepPlan,
+    ranges: Mapping[str, tuple[int, int]],
     global_batch_size: int,
     validation_batch_size: int,
 ) -> TimePlan:
-    """Expected duration and cost of training and its validations."""
+    """Expected duration and cost of training and its validations.
+
+    Args:
+        load: What a device holds and computes.
+        train: What is trained on.
+        validation: What is graded at each validation.
+        steps: How many samples and validations there are.
+        ranges: Lowest and highest score by trait.
+        global_batch_size: Samples per optimiser step.
+        validation_batch_size: Examples that are decoded together.
+    """
     hardware = load.hardware
     utilisation = UTILISATION[hardware.accelerator]
     flops = _training_flops(load, train)
@@ -86,7 +98,7 @@ def plan_time(
         expected_s = floor_s / utilisation + host_s
     validation_s = (
         len(steps.validations)
-        * _validation_s(load, validation, validation_batch_size)
+        * _validation_s(load, validation, validation_batch_size, count_score_forwards(ranges))
         / utilisation
     )
     total_s = expected_s + validation_s
@@ -172,13 +184,32 @@ def _stream_s(load: Workload) -> float:
     return weight_bytes(load) / (load.hardware.memory_bandwidth_tb_s * 1e12)
 
 
-def _validation_s(load: Workload, lengths: LengthSummary, batch_size: int) -> float:
-    """Floor of one validation: prompts in one pass, then answers as long as gold ones.
+def count_score_forwards(ranges: Mapping[str, tuple[int, int]]) -> int:
+    """Forward passes that grading a batch takes after its prompts: scores, and no feedback.
 
-    Every decoded token reads all weights once for the whole batch.
+    One for each string of digits after which another may come, since every valid score is given
+    its probability, and one for the chosen score and the fixed text up to the next trait.
+    """
+    feeds = max(0, len(ranges) - 1)  # nothing is read behind the last score
+    for low, high in ranges.values():
+        scores = [str(score) for score in range(low, high + 1)]
+        feeds += len({score[:k] for score in scores for k in range(1, len(score))})
+    return feeds
+
+
+def _validation_s(
+    load: Workload, lengths: LengthSummary, batch_size: int, num_forwards: int
+) -> float:
+    """Floor of one validation: prompts in one pass, then passes of a few tokens for the scores.
+
+    Each pass reads all weights once for the whole batch; what a few tokens compute is left out.
     """
     hardware = load.hardware
     num = math.ceil(lengths.num_examples / hardware.num_ranks)
-    compute = forward_flops(load, lengths).forward / (hardware.peak_tflops * 1e12)
     batches = math.ceil(num / batch_size)
-    return num * compute + batches * lengths.mean_supervised * _stream_s(load)
+    prompt = replace(
+        lengths, mean_tokens=lengths.mean_tokens - lengths.mean_supervised, mean_supervised=1.0
+    )
+    compute_s = num * forward_flops(load, prompt).forward / (hardware.peak_tflops * 1e12)
+    stream_s = batches * _stream_s(load)
+    return max(compute_s, stream_s) + num_forwards * stream_s

@@ -14,18 +14,23 @@ _MOST_ROWS = 30
 
 
 def print_check(
-    console: Console, problems: Sequence[Problem], counts: Mapping[str, int], *, full_list: str
+    console: Console,
+    problems: Sequence[Problem],
+    counts: Mapping[str, int],
+    *,
+    full_list: str | None,
 ) -> None:
     """Print problems by file and line, and what they amount to.
 
     Args:
         counts: ``read``, ``kept`` and ``dropped`` essays.
-        full_list: Where all problems are listed if the table is cut short.
+        full_list: Where all problems are listed, so that the table may be cut short; None if
+            nowhere else, and the table lists them all.
     """
     if problems:
-        console.print(_table(problems[:_MOST_ROWS]))
-        hidden = len(problems) - _MOST_ROWS
-        if hidden > 0:
+        shown = problems if full_list is None else problems[:_MOST_ROWS]
+        console.print(_table(shown))
+        if hidden := len(problems) - len(shown):
             console.print(f"... and {hidden} more; {full_list}", markup=False)
         cures = dict.fromkeys((p.code, p.cure) for p in problems)
         for code, cure in cures:

@@ -6,11 +6,16 @@ import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from aes.prompt import AnswerSchema
+from aes.rubric import Rubric
+
 ROOT = Path(__file__).parents[2]
 README, README_ZH = ROOT / "README.md", ROOT / "README.zh.md"
+CONFIGURATION = ROOT / "docs" / "configuration.md"
 PAGES = sorted([README, ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 MOST_LINES = 75
 """One screen."""
@@ -107,8 +112,37 @@ def test_links_and_named_files_exist(page: Path) -> None:
         assert (ROOT / name).exists(), name
 
 
-def test_every_option_stands_in_the_page_on_configuration() -> None:
-    text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+def test_the_page_on_configuration_lists_each_groups_options() -> None:
+    listed: dict[str, set[str]] = {}
+    for row in re.findall(
+        r"^\| (`.*) \|$", CONFIGURATION.read_text(encoding="utf-8"), re.MULTILINE
+    ):
+        groups, _, options = row.split(" | ")
+        names = [set(re.findall(r"`(\w+)`", part)) for part in options.split(";")]
+        listed |= zip(re.findall(r"`(\w+)`", groups), names, strict=True)
+    there: dict[str, set[str]] = {}
     for path in (ROOT / "conf").glob("*/*.yaml"):
-        assert f"`{path.parent.name}`" in text, path.parent.name
-        assert f"`{path.stem}`" in text, path.stem
+        there.setdefault(path.parent.name, set()).add(path.stem)
+    assert listed == there
+
+
+def test_the_page_on_configuration_tells_what_options_pull_in() -> None:
+    text = CONFIGURATION.read_text(encoding="utf-8")
+    rows = re.findall(r"^- `(\w+=\w+)` picks (.*)$", text, re.MULTILINE)
+    told = {option: set(re.findall(r"`(\w+)`", groups)) for option, groups in rows}
+    pulled = {
+        f"{path.parent.name}={path.stem}": set(re.findall(r"override /(\w+)@_global_", content))
+        for path in (ROOT / "conf").glob("*/*.yaml")
+        if "@_global_" in (content := path.read_text(encoding="utf-8"))
+    }
+    assert told == pulled
+
+
+def test_the_answer_in_the_page_on_the_data_flow_can_be_read(
+    read_conf: Callable[..., dict[str, Any]],
+) -> None:
+    text = (ROOT / "docs" / "data_flow.md").read_text(encoding="utf-8")
+    (answer,) = re.findall(r"^    (\{.*\})$", text, re.MULTILINE)
+    rubric = Rubric(**read_conf("rubric/five_by_twenty"))
+    parsed = AnswerSchema(ranges=rubric.ranges, feedback=True).parse(answer)
+    assert parsed.error == "" and list(parsed.scores) == list(rubric.ranges)

@@ -1,4 +1,4 @@
-"""Totals, bands and the rules that a marking scheme must keep."""
+"""Totals and the rules that a marking scheme must keep."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,8 +26,7 @@ def test_shipped_rubrics_are_valid(read_conf: Callable[..., dict[str, Any]], nam
     rubric = Rubric(**read_conf(f"rubric/{name}"))
     assert rubric.maximum_total == {"gaokao60": 60}.get(name, 100)
     assert rubric.minimum_total == 0
-    assert rubric.band(rubric.maximum_total) == 0
-    assert rubric.band(rubric.minimum_total) == len(rubric.bands) - 1
+    assert rubric.bands[-1].minimum == rubric.minimum_total
 
 
 def test_ranges_and_totals() -> None:
@@ -41,13 +40,6 @@ def test_ranges_and_totals() -> None:
 def test_scores_of_another_scheme_are_refused(scores: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=r"do not fit the rubric t, .* choose the rubric"):
         _rubric([5]).total(scores)
-
-
-@pytest.mark.parametrize(
-    ("total", "band"), [(40, 0), (30, 0), (29.9, 1), (20, 1), (19, 2), (5, 2), (0, 2)]
-)
-def test_a_band_begins_at_its_minimum(total: float, band: int) -> None:
-    assert _rubric([30, 20, 5]).band(total) == band
 
 
 @pytest.mark.parametrize("starts", [[20, 30, 5], [30, 30, 5], [30, 20], []])

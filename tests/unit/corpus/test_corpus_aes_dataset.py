@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from aes.corpus import AesDataset, Reading, write_check
+from aes.page import PageRenderer, PageSpec
 
 REAL_ROOT = Path(__file__).parents[4] / "shared" / "data" / "AES_Dataset"
 CONF = Path(__file__).parents[3] / "conf" / "data" / "aes_dataset.yaml"
@@ -66,7 +67,7 @@ def test_reads_title_text_and_score(tmp_path: Path) -> None:
     root = write_folder(
         tmp_path / "d",
         ["A-1\t春天\t75"],
-        {"A-1": "春天\n\n　　第一段的文字很长很长，春风来了。\n\n第二段。"},
+        {"A-1": "　　春天 \n\n　　第一段的文字很长很长，春风来了。　\r\n \n第二段。"},
     )
     essay = read(root).essays[0]
     assert (essay.id, essay.title, essay.source, essay.scores) == (
@@ -75,7 +76,7 @@ def test_reads_title_text_and_score(tmp_path: Path) -> None:
         "A-1",
         {"holistic": 75},
     )
-    assert essay.text == "第一段的文字很长很长，春风来了。\n第二段。"
+    assert essay.text == "　　第一段的文字很长很长，春风来了。\n第二段。"
 
 
 CLEAN = {
@@ -302,11 +303,57 @@ def test_keep_keeps_what_can_be_kept(tmp_path: Path) -> None:
     assert {p.action for p in reading.problems if p.code == "score_not_a_number"} == {"dropped"}
 
 
-def test_messages_hold_no_essay_text(tmp_path: Path) -> None:
-    text = "没有题目的一段话写了很多事情很多人很多地方，" * 3 + "。\n" + body(2)
+@pytest.mark.parametrize(
+    "first",
+    [
+        "没有题目的一段话写了很多事情很多人很多地方，" * 3 + "。",
+        "妈妈昨天晚上偷偷地哭了，我都看见了！",
+        "妈妈",
+    ],
+)
+def test_messages_hold_no_essay_text(first: str, tmp_path: Path) -> None:
+    text = f"{first}\n{body(2)}"
     problem = read(write_folder(tmp_path / "d", ["A-1\t春天\t80"], {"A-1": text})).problems[0]
     assert problem.code == "title_not_in_file"
-    assert "没有题目" not in problem.message
+    assert "'春天'" in problem.message
+    assert first[:4] not in problem.message
+
+
+def test_a_score_that_may_be_text_is_not_quoted(tmp_path: Path) -> None:
+    rows = ["A-1\t春天\t妈妈昨天哭了", "A-2\t夏天\t八十", "A-3\t秋天\t"]
+    essays = {f"A-{k}": f"{t}\n{body(k)}" for k, t in enumerate(("春天", "夏天", "秋天"), start=1)}
+    assert [p.message for p in read(write_folder(tmp_path / "d", rows, essays)).problems] == [
+        "The score is not a number.",
+        "The score '八十' is not a number.",
+        "The row has no score.",
+    ]
+
+
+def test_the_indent_reaches_the_page_as_written(tmp_path: Path, nano_page: PageSpec) -> None:
+    indents = {"": 2, "\u3000": 1, "\u3000" * 3: 3, "\ufeff\u200b\u3000": 1, "\t": 2, "\x07": 2}
+    written = "".join(f"{indent}{body(k)[:30]}\n" for k, indent in enumerate(indents))
+    root = write_folder(tmp_path / "d", ["A-1\t春天\t80"], {"A-1": f"\u3000\u3000春天\n{written}"})
+    (essay,) = read(root).essays
+    assert essay.title == "春天"
+    (page,) = PageRenderer(nano_page).layout(essay.title, essay.text)
+    starts = {line.text[0]: line.xs_px[0] for line in page.lines}
+    margin_px = min(line.xs_px[0] for line in page.lines)
+    size_px = page.lines[-1].size_px
+    found_chars = [(starts[body(k)[0]] - margin_px) // size_px for k in range(len(indents))]
+    assert found_chars == list(indents.values())
+
+
+def test_indents_count_neither_as_characters_nor_as_a_difference(tmp_path: Path) -> None:
+    plain = body(1, 20)
+    indented = "".join(f"\u3000\u3000{line}\n" for line in plain.splitlines())
+    root = write_folder(
+        tmp_path / "d",
+        ["A-1\t春天\t80", "A-2\t春天\t80"],
+        {"A-1": f"春天\n{plain}", "A-2": f"春天\n{indented}"},
+    )
+    assert [p.code for p in read(root, max_chars=22).problems] == ["duplicate"]
+    blank = write_folder(tmp_path / "e", ["A-1\t春天\t80"], {"A-1": "春天\n\u3000\u200b\n"})
+    assert [p.code for p in read(blank).problems] == ["empty_essay"]
 
 
 @pytest.mark.parametrize("missing", ["root", "scores.txt", "essays", "all essays", "all rows"])

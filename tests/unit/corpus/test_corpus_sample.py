@@ -49,7 +49,8 @@ def test_without_ladder_and_with_fewer_samples() -> None:
     plain = make(ladder=False).split(essays, seed=4)
     assert {e.operation for e in plain.train + plain.val} == {""}
     few = make(max_samples=10).split(essays, seed=4)
-    assert (len(few.train), len(few.val)) == (10, 56)
+    assert (len(few.train), len(few.val), few.num_left_out) == (10, 56, 158)
+    assert make(max_samples=168).split(essays, seed=4).num_left_out == 0
     assert len({e.source for e in few.train}) > 3
 
 

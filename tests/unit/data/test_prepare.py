@@ -1,6 +1,7 @@
 """Tokenised samples: cached by what shapes them, never cut, and counted where they do not fit."""
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from aes.data.datamodule import EssayDataModule
 from aes.data.prepare import Prepared, encoded_row, prepare
 from aes.data.processor import Processor
 from aes.page import PageSpec
+from aes.page.font import font_path
 from aes.prompt import PromptSpec
 from aes.prompt.build import ExampleBuilder
 from aes.records import Essay, PageLayout
@@ -123,6 +125,23 @@ def test_whatever_shapes_the_rows_makes_the_cache_stale(
     monkeypatch.setattr(processor.tokenizer, "chat_template", template.replace("\n", "\n\n", 1))
     run(one)
     assert len(_files(tmp_path)) == len(calls) + 2
+
+
+def test_another_font_in_the_same_file_makes_the_cache_stale(
+    run: Callable[..., Prepared],
+    essays: tuple[Essay, ...],
+    small_rubric: Rubric,
+    prompt_spec: PromptSpec,
+    nano_page: PageSpec,
+    tmp_path: Path,
+) -> None:
+    font = tmp_path / "own.ttf"
+    for number, name in ((1, "sans"), (1, "sans"), (2, "serif"), (2, "sans")):
+        shutil.copyfile(font_path(name), font)
+        page = dataclasses.replace(nano_page, font=str(font))
+        builder = ExampleBuilder(rubric=small_rubric, prompt=prompt_spec, page=page, seed=1)
+        run(essays[:1], builder=builder)
+        assert len(_files(tmp_path)) == number
 
 
 def test_over_the_limit_with_error_all_stay_and_are_told(

@@ -1,6 +1,7 @@
 """Tokens and patches against what was computed here by hand."""
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -168,6 +169,34 @@ def test_the_checkpoints_own_limits_win(nano_checkpoint: Path) -> None:
 def test_a_folder_without_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no tokenizer that can be read"):
         Processor(tmp_path, ranges={"a": (0, 9)}, min_pixels=1, max_pixels=2)
+
+
+def test_a_tokenizer_without_page_tokens_is_refused(nano_checkpoint: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(nano_checkpoint, tmp_path / "model")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        text = (folder / name).read_text(encoding="utf-8")
+        (folder / name).write_text(text.replace("<|image_pad|>", "<|other|>"), encoding="utf-8")
+    with pytest.raises(ValueError, match=rf"{folder} has no token for pages; take the files of"):
+        Processor(folder, ranges={"a": (0, 9)}, min_pixels=1, max_pixels=2)
+
+
+def test_pages_at_the_limits_of_area_pass(processor: Processor) -> None:
+    processor.require_page_area(min_pixels=65536, max_pixels=16777216)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"min_pixels": 65535}, r"page.min_pixels=65535 is below .* set model.min_pixels=65536$"),
+        ({"max_pixels": 16777217}, r"16777217 px is more than .* lower page.max_height_px$"),
+    ],
+)
+def test_a_page_beyond_the_limits_of_area_is_refused(
+    processor: Processor, changes: dict[str, int], words: str
+) -> None:
+    limits = {"min_pixels": 65536, "max_pixels": 16777216}
+    with pytest.raises(ValueError, match=words):
+        processor.require_page_area(**limits | changes)
 
 
 def test_pages_drawn_by_the_builder_pass_the_image_processor(

@@ -14,7 +14,13 @@ from safetensors.torch import load_file, save_file
 from aes.model import LoraSpec, ModelSpec
 from aes.model.config import build_config
 from aes.model.forward import hidden_states
-from aes.model.loading import load_base, local_folder, read_config
+from aes.model.loading import (
+    load_base,
+    load_model,
+    local_folder,
+    read_config,
+    tokenizer_folder,
+)
 from aes.model.nano import build_nano, nano_folder, save_hub_layout
 from aes.model.spec import ModelSpec as Spec
 from aes.records import Essay
@@ -121,6 +127,59 @@ def test_a_broken_config_is_refused(nano_spec: ModelSpec, tmp_path: Path, text: 
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ValueError, match="cannot be read as a model configuration"):
         read_config(_at(nano_spec, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [("hidden_size", "has 128 hidden size, .* says 64"), ("num_hidden_layers", "has 3 layers")],
+)
+def test_a_snapshot_of_another_size_is_refused_before_its_weights_are_read(
+    nano_spec: ModelSpec,
+    checkpoint: Path,
+    make_lora: Callable[..., LoraSpec],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    size: str,
+    words: str,
+) -> None:
+    """The hub is patched: tests fetch nothing."""
+    config = json.loads((checkpoint / "config.json").read_text())
+    config["text_config"][size] = {"hidden_size": 128, "num_hidden_layers": 3}[size]
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    (checkpoint / WEIGHTS).unlink()
+    fetched = []
+
+    def fetch(hub_id: str) -> str:
+        fetched.append(hub_id)
+        return str(checkpoint)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    with pytest.raises(ValueError, match=words):
+        load_model(
+            _at(nano_spec, "Qwen/Qwen3-VL-8B-Instruct"),
+            make_lora(),
+            cache=tmp_path,
+            precision="fp32",
+            accelerator="cpu",
+            gradient_checkpointing=False,
+            seed=1,
+        )
+    assert fetched == ["Qwen/Qwen3-VL-8B-Instruct"]
+
+
+@pytest.mark.parametrize("is_here", [True, False])
+def test_the_tokenizer_of_another_architecture_is_refused(
+    nano_spec: ModelSpec,
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_here: bool,
+) -> None:
+    (checkpoint / "config.json").write_text(json.dumps({"model_type": "llama", "hidden_size": 64}))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda hub_id: str(checkpoint))
+    spec = _at(nano_spec, checkpoint if is_here else "some/llama")
+    with pytest.raises(ValueError, match=r"holds a llama model, but .* for qwen3_vl_moe"):
+        tokenizer_folder(spec, tmp_path, weights=True)
 
 
 def test_saving_and_loading_gives_the_same_model(
@@ -244,8 +303,6 @@ def test_every_gradient_survives_gradient_checkpointing(
     make_batch: Callable[..., Any],
     essays: tuple[Essay, ...],
 ) -> None:
-    from aes.model.loading import load_model
-
     batch, found = make_batch(essays[:2]), []
     for wanted in (False, True):
         model = load_model(

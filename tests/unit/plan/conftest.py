@@ -10,7 +10,7 @@ import yaml
 
 from aes.hardware import HardwareSpec, StrategySpec
 from aes.model import LoraSpec, ModelSpec
-from aes.plan import EMPTY, Lengths, MeasuredData, Plan, Schedule, make_plan
+from aes.plan import Lengths, MeasuredData, Plan, Schedule, make_plan
 
 _CONF = Path(__file__).parents[3] / "conf"
 
@@ -87,9 +87,10 @@ def reference(
         measured = MeasuredData(
             train=lengths([1065] * 299 + [2048]),
             validation=lengths([1065] * 40),
-            test=EMPTY,
+            test=lengths([]),
             essays={"read": 345, "kept": 340, "shrunk": 3},
             dropped={"no scores": 5},
+            overlong={},
             glyph_px=(17, 20),
             max_tokens=2048,
         )
@@ -111,6 +112,7 @@ def reference(
                     **(schedule or {}),
                 }
             ),
+            "ranges": {"holistic": (0, 100)},
             "global_batch_size": 8,
             "validation_batch_size": 16,
             "lr": 5e-5,

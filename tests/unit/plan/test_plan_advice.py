@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from aes.model import LoraSpec, ModelSpec, NoAdapterSpec
-from aes.plan import EMPTY, Lengths, Plan
+from aes.plan import Lengths, Plan
 from aes.plan.advice import advise, load_rules
 
 Reference = Callable[..., Plan]
@@ -85,5 +85,5 @@ def test_a_random_model_hears_only_what_holds_for_it(
 ) -> None:
     nano = model_spec("nano")
     assert reference(model=nano, lr=2e-3, data={"glyph_px": (10, 10)}).advice == ()
-    tiny = {"train": lengths([700] * 4), "validation": EMPTY}
+    tiny = {"train": lengths([700] * 4), "validation": lengths([])}
     assert len(reference(model=nano, data=tiny).advice) == 2

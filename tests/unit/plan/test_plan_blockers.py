@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from aes.plan import EMPTY, Lengths, Plan
+from aes.plan import Lengths, Plan
 
 Reference = Callable[..., Plan]
 
@@ -39,10 +39,20 @@ def test_a_prompt_that_leaves_no_room_for_an_answer(
 def test_too_few_samples_for_one_step(
     reference: Reference, lengths: Callable[..., Lengths]
 ) -> None:
-    assert "0 training samples" in reference(data={"train": EMPTY}).blockers[0]
+    assert "0 training samples" in reference(data={"train": lengths([])}).blockers[0]
     four = {"hardware": {"devices": 4}, "strategy": "ddp"}
     assert reference(data={"train": lengths([1065] * 3)}, **four).blockers
     assert not reference(data={"train": lengths([1065] * 4)}, **four).blockers
+
+
+def test_a_limit_that_no_sample_meets_is_named_with_what_the_shortest_needs(
+    reference: Reference, lengths: Callable[..., Lengths]
+) -> None:
+    data = {"train": lengths([]), "overlong": {"essay_0": 2412, "essay_1": 2302}}
+    (blocker,) = reference(data=data).blockers
+    assert "2 were dropped as longer than data.max_tokens=2048" in blocker
+    assert "(essay_1) has 2302 tokens at full size; raise data.max_tokens" in blocker
+    assert "data.root" not in blocker
 
 
 def test_a_batch_that_cannot_be_cut_is_refused(reference: Reference) -> None:

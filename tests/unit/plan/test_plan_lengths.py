@@ -4,7 +4,7 @@ import pytest
 from datasets import Dataset
 
 from aes.data.prepare import Prepared
-from aes.plan import EMPTY, Lengths
+from aes.plan import Lengths
 from aes.plan.lengths import summarise
 
 SPLIT = Lengths(
@@ -61,7 +61,8 @@ def test_lengths_come_from_the_columns_of_a_tokenised_split() -> None:
 
 
 def test_an_empty_split_is_all_zeros() -> None:
-    summary = summarise(EMPTY, global_batch_size=4, micro_batch_size=4)
+    empty = Lengths(ids=(), num_tokens=(), num_image_tokens=(), num_supervised=(), num_pages=())
+    summary = summarise(empty, global_batch_size=4, micro_batch_size=4)
     assert (summary.num_examples, summary.max_tokens, summary.longest_id) == (0, 0, "")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from aes.plan import EMPTY, Plan, plan_to_dict, render_plan
+from aes.plan import Lengths, Plan, plan_to_dict, render_plan
 
 Reference = Callable[..., Plan]
 
@@ -40,7 +40,9 @@ def test_the_numbers_that_decide_are_on_it(reference: Reference) -> None:
     text = _flat(plan)
     for part in (
         "Qwen3-VL-30B-A3B-Instruct in bf16 on 1 x GPU, strategy single",
-        "31.077 B parameters; trained 6,684,672 (0.02%): LoRA: attention",
+        "31.077 B parameters: experts 28.991 B, attention 906.0 M, vision tower 415.9 M, "
+        "embeddings 311.2 M, lm_head 311.2 M, rest 142.2 M",
+        "trained 6,684,672 (0.02%): LoRA: attention 6,684,672",
         "345 read, 340 kept, 3 shrunk, 5 dropped (no scores)",
         "300 train, 40 validation, 0 test",
         "300 to train on, 576 tokens each, glyphs 17 to 20 px",
@@ -55,11 +57,20 @@ def test_the_numbers_that_decide_are_on_it(reference: Reference) -> None:
     assert "Blockers" not in text
 
 
-def test_blockers_stand_last(reference: Reference) -> None:
-    plan = reference(hardware={"memory_gib": 24.0}, data={"validation": EMPTY})
+def test_blockers_stand_last(reference: Reference, lengths: Callable[..., Lengths]) -> None:
+    plan = reference(hardware={"memory_gib": 24.0}, data={"validation": lengths([])})
     text = _flat(plan)
     assert "DOES NOT FIT" in text
     assert text.index("Advice - no validation samples") < text.index("Blockers - needs")
+
+
+def test_each_trained_part_has_its_own_count(reference: Reference) -> None:
+    parts = {"embeddings": (9000, 0), "LoRA: attention": (600, 600), "trained whole": (400, 400)}
+    text = _flat(reference(parameters=parts))
+    assert "trained 1,000 (10.00%): LoRA: attention 600; trained whole 400" in text
+    whole = _flat(reference(parameters={"embeddings": (9000, 9000)}))
+    assert "9,000 parameters, all trained: embeddings 9,000" in whole
+    assert "trained 9,000" not in whole
 
 
 def test_a_name_in_brackets_is_not_read_as_markup(reference: Reference) -> None:

@@ -70,6 +70,7 @@ def make_training(
         global_batch_size: int = 4,
         optim: dict[str, Any] | None = None,
         loss: Any = "valid_digits",
+        val: Prepared | None = None,
     ) -> tuple[GraderModule, Callable[..., Fitted]]:
         model = load_nano(make_lora(modules_to_save=("visual.merger",)))
         engine = Engine(
@@ -91,7 +92,7 @@ def make_training(
         )
         data = EssayDataModule(
             train=prepared[0],
-            val=prepared[1],
+            val=val or prepared[1],
             renderer=builder.renderer,
             processor=processor,
             global_batch_size=global_batch_size,

@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from aes.data.prepare import Prepared, prepare
+from aes.data.processor import Processor
+from aes.prompt.build import ExampleBuilder
 from aes.training.fit import Fitted
 from aes.training.module import GraderModule
 
@@ -15,6 +18,20 @@ from aes.training.module import GraderModule
 def _lines(run_dir: Path, key: str) -> list[dict[str, Any]]:
     lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [line for line in map(json.loads, lines) if key in line]
+
+
+@pytest.fixture
+def no_samples(builder: ExampleBuilder, processor: Processor, session_cache: Path) -> Prepared:
+    """What a corpus with ``val_fraction=0`` validates on."""
+    return prepare(
+        (),
+        builder=builder,
+        processor=processor,
+        max_tokens=2048,
+        on_overlong="error",
+        cache=session_cache,
+        label="val",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +117,41 @@ def test_a_run_cut_short_within_an_epoch_still_validates(
     assert len(module.graded) == 2
     assert (tmp_path / "metrics.json").is_file()
     assert (tmp_path / "samples.html").is_file()
+
+
+def test_a_closing_validation_belongs_to_the_last_epoch(
+    make_training: Callable[..., Any], tmp_path: Path
+) -> None:
+    _, run = make_training(global_batch_size=8)
+    run(tmp_path, max_epochs=3, val_every_n_epochs=2)
+    lines = _lines(tmp_path, "val/qwk/total")
+    assert [(line["step"], line["epoch"]) for line in lines] == [(4, 2), (6, 3)]
+
+
+def test_a_closing_validation_alone_decides_the_best(
+    make_training: Callable[..., Any], tmp_path: Path
+) -> None:
+    _, run = make_training()
+    run(tmp_path, max_epochs=1, val_every_n_epochs=2)
+    assert [line["epoch"] for line in _lines(tmp_path, "val/qwk/total")] == [1]
+    saved = tmp_path / "checkpoints"
+    assert {path.name for path in saved.iterdir()} == {"last.ckpt", "best.ckpt"}
+    assert (saved / "best.ckpt").read_bytes() == (saved / "last.ckpt").read_bytes()
+
+
+def test_without_validation_samples_the_page_shows_some_that_were_trained_on(
+    make_training: Callable[..., Any], no_samples: Prepared, tmp_path: Path
+) -> None:
+    module, run = make_training(val=no_samples)
+    fitted = run(tmp_path, max_epochs=1)
+    assert fitted.num_steps == 3
+    assert fitted.metrics == fitted.groups == {}
+    assert module.graded == []
+    assert _lines(tmp_path, "val/qwk/total") == []
+    assert "e0" in (tmp_path / "samples.html").read_text(encoding="utf-8")
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"last.ckpt"}
+    saved = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    assert saved == {"baseline/qwk": 0.25}
 
 
 # AdamW hides a gradient that is off by a factor; a large eps makes it follow the gradient's size.

@@ -1,4 +1,4 @@
-"""Keeps other libraries' chatter off the terminal; errors and our own lines stay."""
+"""Sets the process up for other libraries: how threads wait, and no chatter on the terminal."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ _CHATTY = (
 )
 
 
-def quiet_libraries() -> None:
-    """To be called before the heavy libraries are imported."""
+def prepare_environment() -> None:
+    """To be called before the heavy libraries are imported; what the user has set stays."""
+    # OpenMP threads that spin while they wait take the cores from the loader's processes: on two
+    # busy cores 25 steps of the nano took 33 s spinning and 10 s passive (docs/decisions.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Tokenizers warn when loader processes are forked; each process tokenises alone anyway.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Nothing leaves the machine by default.
