@@ -5,13 +5,14 @@ Knows file systems; knows nothing about what a run keeps there.
 
 from __future__ import annotations
 
-import os
 import shutil
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+
+from aes.files import write_atomically
 
 if TYPE_CHECKING:
     from aes.cli.settings import Settings
@@ -80,12 +81,7 @@ def _claim_next(path: Path) -> Path:
 def write_yaml(path: Path, values: dict[str, Any]) -> None:
     """Writes plain values so that the file is there whole or not at all."""
     text = yaml.safe_dump(values, allow_unicode=True, sort_keys=False, width=100)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    write_atomically(path, text.encode())
 
 
 def require_free_space(path: Path, needed_bytes: int) -> None:

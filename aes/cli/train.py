@@ -15,6 +15,7 @@ from aes.cli.run_directory import create_run_directory, require_free_space, requ
 from aes.cli.samples import CHECK_FILE, Samples, make_run_plan, prepare_samples
 from aes.cli.settings import Settings
 from aes.corpus import SampleCorpus, write_check
+from aes.files import write_atomically
 from aes.report.card import ClosingCard, print_card
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def train(settings: Settings, samples: Samples, plan: Plan, console: Console) ->
     data = build_data(settings, samples)
     run_dir = create_run_directory(settings)
     write_check(samples.reading, run_dir / CHECK_FILE)
-    (run_dir / PLAN_FILE).write_text(json.dumps(plan_to_dict(plan), indent=1), encoding="utf-8")
+    write_atomically(run_dir / PLAN_FILE, json.dumps(plan_to_dict(plan), indent=1).encode())
     _keep_pages(settings, samples)
     logger = build_logger(settings.logger, run_dir=run_dir, config=settings.resolved)
     baselines = _baselines(settings, samples)

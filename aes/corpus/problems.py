@@ -27,6 +27,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from aes.files import write_atomically
 from aes.records import Action, Essay, Problem
 
 OnProblem = Literal["error", "drop", "keep"]
@@ -139,7 +140,4 @@ class Ledger:
 def write_check(reading: Reading, path: Path) -> None:
     """Writes ``check.json``: problems and counts. A reader never sees half a file."""
     check = {"problems": [asdict(p) for p in reading.problems], "counts": reading.counts}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(check, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_atomically(path, (json.dumps(check, ensure_ascii=False, indent=1) + "\n").encode())

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from math import isnan, nan
 from pathlib import Path
 
-from aes.report.files import write_atomically
+from aes.files import write_atomically
 
 _RAW, _SMOOTH = "#9db4d0", "#1f4e8c"
 

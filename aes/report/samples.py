@@ -15,7 +15,7 @@ from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aes.report.files import write_atomically
+from aes.files import write_atomically
 
 if TYPE_CHECKING:
     import wandb

@@ -12,7 +12,7 @@ from math import isfinite
 from pathlib import Path
 from typing import IO
 
-from aes.report.files import write_atomically
+from aes.files import write_atomically
 
 Number = int | float
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from aes.report.files import write_atomically
+from aes.files import write_atomically
 
 
 def test_replaces_and_makes_folders(tmp_path: Path) -> None:
