@@ -96,7 +96,7 @@ def read_config(spec: ModelSpec) -> PreTrainedConfig:
 
     try:
         config = AutoConfig.from_pretrained(folder)
-    except (ValueError, OSError, KeyError) as exc:
+    except (ValueError, TypeError, OSError, KeyError) as exc:
         raise ValueError(
             f"{folder / 'config.json'} cannot be read as a model configuration; is the download "
             "complete?"
