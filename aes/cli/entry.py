@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Literal, NoReturn, cast
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
@@ -117,7 +119,7 @@ def _source(args: argparse.Namespace, command: Command) -> Source:
         raise ValueError(
             f"there is no folder {config_dir}; work in a checkout installed with pip install -e ."
         )
-    overrides = list(args.overrides)
+    overrides = [quote_value(override) for override in args.overrides]
     if args.config_dir:
         extra_dir = Path(args.config_dir).absolute()
         if not extra_dir.is_dir():
@@ -128,6 +130,26 @@ def _source(args: argparse.Namespace, command: Command) -> Source:
         config_name=args.config_name or command,
         overrides=tuple(overrides),
     )
+
+
+def quote_value(override: str) -> str:
+    """The override, its value in quotes where Hydra's grammar does not take it bare.
+
+    Paths with Chinese characters, tildes or brackets are such values.
+    """
+    parser = OverridesParser.create()
+    try:
+        parser.parse_override(override)
+        return override
+    except HydraException:
+        key, _, value = override.partition("=")
+        escaped = value.replace("'", "\\'")
+        quoted = f"{key}='{escaped}'"
+        try:
+            parser.parse_override(quoted)
+        except HydraException:
+            return override  # not the value's fault; the error will say what it is
+        return quoted if value and value[0] not in "[{'\"$" else override
 
 
 def _run_once(config: DictConfig, source: Source, run: Run) -> int:

@@ -6,6 +6,7 @@ Knows file systems; knows nothing about what a run keeps there.
 from __future__ import annotations
 
 import shutil
+import tempfile
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,6 +65,23 @@ def require_unused(path: Path) -> None:
         raise ValueError(
             f"the run directory {path} is in use already; choose another run_dir=, or remove it"
         )
+
+
+def require_cache(folder: Path) -> None:
+    """Makes the cache folder, or says why that cannot be.
+
+    Raises:
+        ValueError: If it cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"paths.cache={folder} cannot be written ({error.strerror}); choose another folder "
+            "with paths.cache=DIR or the environment variable AES_CACHE"
+        ) from error
 
 
 def _claim_next(path: Path) -> Path:

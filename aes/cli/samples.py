@@ -62,8 +62,12 @@ def prepare_samples(settings: Settings, console: Console) -> Samples:
         open_page=builder.renderer.open,
         ranges=settings.rubric.ranges,
     )
+    try:
+        split = settings.data.split(reading.essays, seed=settings.seed)
+    except ValueError:
+        _show_check(console, reading, has_run=False)
+        raise
     _show_check(console, reading, has_run=not settings.check_only)
-    split = settings.data.split(reading.essays, seed=settings.seed)
     processor = Processor(
         tokenizer_folder(settings.model, settings.cache, weights=not settings.check_only),
         ranges=settings.rubric.ranges,

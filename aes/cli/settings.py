@@ -136,6 +136,8 @@ def bind_settings(composed: Composed) -> Settings:
     for name, group in groups.items():
         if not isinstance(group, hints[name]):
             raise ValueError(f"{name}._target_: {type(group).__name__} does not belong there")
+    if run.run_dir == Path():
+        raise ValueError("run_dir: must name a folder of its own, got nothing")
     if run.run_dir is not None and composed.output_dir_is_fixed:
         raise ValueError(
             "run_dir cannot be combined with hydra.run.dir or -m; leave it out, and use "

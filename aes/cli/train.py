@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from aes.cli.run_directory import create_run_directory, require_free_space, require_unused
+from aes.cli.run_directory import (
+    create_run_directory,
+    require_cache,
+    require_free_space,
+    require_unused,
+)
 from aes.cli.samples import CHECK_FILE, Samples, make_run_plan, prepare_samples
 from aes.cli.settings import Settings
 from aes.corpus import SampleCorpus, write_check
@@ -37,6 +42,9 @@ def run(settings: Settings) -> int:
         ValueError: For every mistake of the user's; nothing is written before training begins.
     """
     console = Console()
+    require_cache(settings.cache)
+    if settings.run_dir_is_fixed and not settings.check_only:
+        require_unused(settings.run_dir)
     samples = prepare_samples(settings, console)
     plan = make_run_plan(settings, samples)
     from aes.plan import render_plan
@@ -59,12 +67,9 @@ def train(settings: Settings, samples: Samples, plan: Plan, console: Console) ->
     from lightning.pytorch import seed_everything
 
     from aes.plan import plan_to_dict
-    from aes.training.fit import fit
     from aes.training.loggers import build_logger, close_logger
 
     seed_everything(settings.seed, verbose=False)
-    if settings.run_dir_is_fixed:  # checked again when it is made, but loading may take minutes
-        require_unused(settings.run_dir)
     # Adapter, optimiser states and two checkpoints of them, in float32.
     trainable = sum(count.trainable for count in plan.parameters.values())
     require_free_space(settings.run_dir, 4 * trainable * 7 + 64 * 2**20)
@@ -76,7 +81,8 @@ def train(settings: Settings, samples: Samples, plan: Plan, console: Console) ->
     _keep_pages(settings, samples)
     logger = build_logger(settings.logger, run_dir=run_dir, config=settings.resolved)
     baselines = _baselines(settings, samples)
-    fitted = fit(
+    fitted = _fit_or_say_where(
+        console,
         module,
         data,
         trainer=settings.trainer,
@@ -89,6 +95,17 @@ def train(settings: Settings, samples: Samples, plan: Plan, console: Console) ->
     )
     close_logger(logger)
     _finish(settings, module.model, fitted, baselines, run_dir, console)
+
+
+def _fit_or_say_where(console: Console, module: GraderModule, *args: Any, **kwargs: Any) -> Fitted:
+    """``fit``; a run that Ctrl-C ends says what it leaves behind."""
+    from aes.training.fit import fit
+
+    try:
+        return fit(module, *args, **kwargs)
+    except KeyboardInterrupt:
+        console.print(f"what there is of the run is in {kwargs['run_dir']}", soft_wrap=True)
+        raise
 
 
 def build_module(settings: Settings, samples: Samples, *, num_steps: int) -> GraderModule:
@@ -213,4 +230,5 @@ def _next_commands(settings: Settings) -> Sequence[str]:
             "python train.py check_only=true model=qwen3_vl_8b hardware=h800x1",
         )
     root = shlex.quote(str(getattr(settings.data, "root", "DIR")))
-    return (f"python train.py experiment=aes_h800x1 data.root={root} check_only=true",)
+    held_out = "data.on_problem=drop data.val_fraction=0.1 data.test_fraction=0.1"
+    return (f"python train.py experiment=aes_h800x1 data.root={root} {held_out} check_only=true",)

@@ -59,7 +59,10 @@ PROBLEMS: dict[str, tuple[Fate, str]] = {
     "too_long": ("doubtful", "Split or shorten the text, or raise data.max_chars."),
     "stray_character": ("mended", "Remove the characters from the file."),
     "lost_character": ("mended", "Look up in the original what stood there."),
-    "undrawable_character": ("doubtful", "Replace the characters, or choose a font that has them."),
+    "undrawable_character": (
+        "doubtful",
+        "Replace the characters, or set page.font to a font file that has them.",
+    ),
     "duplicate": ("doubtful", "Delete one of the copies."),
     "conflicting_scores": ("doubtful", "Find out which score is right and delete the other copy."),
     "near_duplicate": ("mended", "Delete one of the two if they are versions of one essay."),

@@ -1,7 +1,8 @@
 """The list of scores of AES-Dataset -> rows of id, title and score.
 
-``scores.txt`` is in GB18030, with tabs between the fields. This module reports rows that cannot be
-read or contradict each other. It knows no essay: which ids are plausible is told by its caller.
+``scores.txt`` is in GB18030 or UTF-8, with tabs between the fields. This module reports rows that
+cannot be read or contradict each other. It knows no essay: which ids are plausible is told by its
+caller.
 """
 
 from __future__ import annotations
@@ -44,10 +45,12 @@ def read_rows(path: Path, ledger: Ledger, *, known: Container[str]) -> dict[str,
         ValueError: If the list has no row at all.
     """
     rows: dict[str, list[Row]] = {}
-    for number, raw in enumerate(path.read_bytes().split(b"\n"), start=1):
+    content = path.read_bytes()
+    encoding = find_encoding(content)
+    for number, raw in enumerate(content.split(b"\n"), start=1):
         if not raw.strip():
             continue
-        row = _parse_row(raw, number)
+        row = _parse_row(raw, number, encoding)
         if isinstance(row, Row):
             rows.setdefault(row.id, []).append(row)
             continue
@@ -58,6 +61,19 @@ def read_rows(path: Path, ledger: Ledger, *, known: Container[str]) -> dict[str,
     if not rows:
         raise ValueError(f"{path} has no row: set data.root to another folder.")
     return rows
+
+
+def find_encoding(content: bytes) -> str:
+    """``utf-8`` if the whole list is that, else ``gb18030``.
+
+    Chinese in GB18030 is practically never valid UTF-8 from end to end, and the reverse would
+    read as other characters, so the stricter one is tried first.
+    """
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError:
+        return "gb18030"
+    return "utf-8"
 
 
 def report_repeats(rows: Sequence[Row], ledger: Ledger) -> None:
@@ -86,12 +102,12 @@ def read_score(row: Row, ledger: Ledger) -> int | None:
     return None
 
 
-def _parse_row(raw: bytes, line: int) -> Row | tuple[str, str]:
+def _parse_row(raw: bytes, line: int, encoding: str) -> Row | tuple[str, str]:
     """The row, or the code and message of what keeps it from being read."""
     try:
-        text = raw.decode("gb18030").lstrip("\ufeff")
+        text = raw.decode(encoding).lstrip("\ufeff")
     except UnicodeDecodeError as error:
-        return "undecodable_row", f"Byte {error.start + 1} of the row is not GB18030."
+        return "undecodable_row", f"Byte {error.start + 1} of the row is not {encoding.upper()}."
     fields = [field.strip() for field in text.strip("\r").split("\t")]
     if len(fields) != 3 or not fields[0]:
         return "malformed_row", f"The row has {len(fields)} fields instead of id, title and score."

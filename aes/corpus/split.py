@@ -56,8 +56,8 @@ def split_essays(
     if num_val + num_test >= len(groups):
         raise ValueError(
             f"{len(groups)} unrelated essays cannot be split into {num_val} for validation, "
-            f"{num_test} for test and the rest for training: add essays, or lower "
-            "data.val_fraction and data.test_fraction."
+            f"{num_test} for test and the rest for training: add essays, or set "
+            "data.val_fraction=0 or data.test_fraction=0."
         )
     test, groups = _draw(groups, num_test, rng)
     val, train = _draw(groups, num_val, rng)

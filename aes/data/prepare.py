@@ -144,6 +144,8 @@ def prepare(
     fingerprint = _fingerprint(essays, builder, processor, max_tokens, on_overlong)
     folder = cache / "samples"
     folder.mkdir(parents=True, exist_ok=True)
+    cached = folder / f"{fingerprint}.arrow"
+    _remove_if_broken(cached)
     source = Dataset.from_dict({"essay": [pickle.dumps(essay) for essay in essays]})
     # datasets writes the cache aside and moves it into place when it is whole.
     rows = source.map(
@@ -156,12 +158,24 @@ def prepare(
         ),
         remove_columns=["essay"],
         num_proc=_num_processes(len(essays)),
-        cache_file_name=str(folder / f"{fingerprint}.arrow"),
+        cache_file_name=str(cached),
         new_fingerprint=fingerprint[:32],
         load_from_cache_file=True,
         desc=label,
     )
     return _apply_policy(rows, max_tokens=max_tokens, drop=on_overlong != "error")
+
+
+def _remove_if_broken(cached: Path) -> None:
+    """A cache file that a full disk or a crash of the machine cut short is made again."""
+    from datasets import Dataset
+
+    if not cached.exists():
+        return
+    try:
+        Dataset.from_file(str(cached))
+    except (OSError, ValueError):  # pyarrow's errors are of these kinds
+        cached.unlink()
 
 
 def _apply_policy(rows: Any, *, max_tokens: int, drop: bool) -> Prepared:

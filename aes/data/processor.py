@@ -187,7 +187,8 @@ def _load_tokenizer(folder: Path) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as exc:
         raise ValueError(
-            f"{folder} holds no tokenizer that can be read; is the download complete?"
+            f"{folder} holds no tokenizer that can be read; download it again, or, in the cache, "
+            "delete the folder"
         ) from exc
     legacy = folder / "chat_template.json"  # older hub folders keep the template here
     if tokenizer.chat_template is None and legacy.is_file():

@@ -177,7 +177,8 @@ def load_base(folder: Path, *, dtype: Any, device: str = "cpu") -> PreTrainedMod
         )
     except (SafetensorError, OSError) as exc:
         raise ValueError(
-            f"the weights in {folder} cannot be read ({exc}); download them again"
+            f"the weights in {folder} cannot be read ({exc}); download them again, or, in the "
+            "cache, delete the folder"
         ) from exc
     wrong = {
         kind: sorted(

@@ -237,3 +237,24 @@ def test_the_loader_gives_the_sampled_rows_with_their_pages(
         assert int(batch["num_supervised_in_step"]) == keys[0][1]
     assert [len(examples) for examples in data.val_dataloader()] == [3, 2]
     assert [e for examples in data.val_dataloader() for e in examples] == prepared.examples()
+
+
+def test_a_cache_file_that_was_cut_short_is_made_again(
+    tmp_path: Path, builder: ExampleBuilder, processor: Processor, essays: Any
+) -> None:
+    def run() -> Any:
+        return prepare(
+            essays,
+            builder=builder,
+            processor=processor,
+            max_tokens=2048,
+            on_overlong="error",
+            cache=tmp_path,
+            label="",
+        )
+
+    first = run().column("num_tokens")
+    (cached,) = (tmp_path / "samples").glob("*.arrow")
+    with cached.open("r+b") as file:
+        file.truncate(1000)
+    assert run().column("num_tokens") == first
