@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,6 +68,7 @@ def train(settings: Settings, samples: Samples, plan: Plan, console: Console) ->
     from lightning.pytorch import seed_everything
 
     from aes.plan import plan_to_dict
+    from aes.training.fit import fit
     from aes.training.loggers import build_logger, close_logger
 
     seed_everything(settings.seed, verbose=False)
@@ -81,30 +83,29 @@ def train(settings: Settings, samples: Samples, plan: Plan, console: Console) ->
     _keep_pages(settings, samples)
     logger = build_logger(settings.logger, run_dir=run_dir, config=settings.resolved)
     baselines = _baselines(settings, samples)
-    fitted = _fit_or_say_where(
-        console,
-        module,
-        data,
-        trainer=settings.trainer,
-        checkpoint=settings.checkpoint,
-        sample_table=settings.sample_table,
-        hardware=settings.hardware,
-        logger=logger,
-        run_dir=run_dir,
-        baselines=baselines,
-    )
+    with _told_where(run_dir, console):
+        fitted = fit(
+            module,
+            data,
+            trainer=settings.trainer,
+            checkpoint=settings.checkpoint,
+            sample_table=settings.sample_table,
+            hardware=settings.hardware,
+            logger=logger,
+            run_dir=run_dir,
+            baselines=baselines,
+        )
     close_logger(logger)
     _finish(settings, module.model, fitted, baselines, run_dir, console)
 
 
-def _fit_or_say_where(console: Console, module: GraderModule, *args: Any, **kwargs: Any) -> Fitted:
-    """``fit``; a run that Ctrl-C ends says what it leaves behind."""
-    from aes.training.fit import fit
-
+@contextmanager
+def _told_where(run_dir: Path, console: Console) -> Iterator[None]:
+    """A run that Ctrl-C ends says what it leaves behind."""
     try:
-        return fit(module, *args, **kwargs)
+        yield
     except KeyboardInterrupt:
-        console.print(f"what there is of the run is in {kwargs['run_dir']}", soft_wrap=True)
+        console.print(f"what there is of the run is in {run_dir}", soft_wrap=True)
         raise
 
 
