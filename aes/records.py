@@ -1,4 +1,4 @@
-"""The vocabulary every stage shares: Essay, Page, Example, Answer, Grade, Problem.
+"""The vocabulary every stage shares: Essay, Page, Example, Answer, Grade, Marked, Problem.
 
 Frozen dataclasses and nothing else. This module knows no file format, no
 rubric and no model; everything downstream imports it, it imports nothing.
@@ -15,6 +15,14 @@ Role = Literal["system", "user", "assistant"]
 Action = Literal["error", "dropped", "kept"]
 
 
+@dataclass(frozen=True)
+class PdfPage:
+    """One page of a PDF file; ``number`` counts from 1."""
+
+    path: Path
+    number: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Essay:
     """One pupil's essay, as text or as page images, with its gold grades where known.
@@ -24,13 +32,14 @@ class Essay:
         title: Without surrounding white space; empty where the essay has none.
         text: The body without the title; paragraphs are separated by line feeds and keep the white
             space that they begin with.
-        pages: Image files in reading order, for essays that came as photos or scans.
+        pages: Image files or PDF pages in reading order, for essays that came as photos or scans.
         scores: Gold score of each trait by its name in the rubric; empty where unknown.
         comment: The marker's comment; empty where there is none.
         topic: The writing task that the pupil was given; empty where unknown.
         source: Id of the essay that this one was made from; its own id for an original.
             A split keeps everything of one source on one side.
         operation: What was done to the source, e.g. ``"cut_50"``; empty for an original.
+        wrong_characters: The different characters known to be miswritten; ``None``: nobody knows.
         file: Where it was read, for messages.
         line: 1-based line within ``file``; 0 where lines mean nothing.
     """
@@ -38,14 +47,20 @@ class Essay:
     id: str
     title: str = ""
     text: str = ""
-    pages: tuple[Path, ...] = ()
+    pages: tuple[Path | PdfPage, ...] = ()
     scores: Mapping[str, int] = field(default_factory=dict)
     comment: str = ""
     topic: str = ""
     source: str = ""
     operation: str = ""
+    wrong_characters: tuple[str, ...] | None = None
     file: str = ""
     line: int = 0
+
+    @property
+    def page_files(self) -> tuple[Path, ...]:
+        """The file of each page; several pages of a PDF name it as often."""
+        return tuple(p.path if isinstance(p, PdfPage) else p for p in self.pages)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,12 +95,14 @@ class TextLine:
         xs_px: Left edge of each character's advance box; same length as ``text``.
         y_px: Top of the line's box.
         size_px: Font size in px.
+        ink: Darkness from 0 (the paper's white, invisible) to 255 (black).
     """
 
     text: str
     xs_px: tuple[int, ...]
     y_px: int
     size_px: int
+    ink: int = 255
 
 
 @dataclass(frozen=True)
@@ -113,8 +130,8 @@ FIXED = ""
 FREE = "*"
 """Slot of a text that is the writer's own."""
 
-Page = PageLayout | Path
-"""A page to draw, or an image file to open."""
+Page = PageLayout | Path | PdfPage
+"""A page to draw, an image file to open, or a page of a PDF to open."""
 
 
 @dataclass(frozen=True)
@@ -135,19 +152,28 @@ class Example:
         answer: Gold answer as (text, slot) segments that concatenate to the full text. ``slot`` is
             the trait whose score the segment holds, ``FIXED`` for text that the answer's form
             prescribes, or ``FREE`` for text of the writer's own. Empty where unknown.
+        kind: ``grade``: the answer gives the rubric's scores; ``text``: it is free text.
         asks_feedback: Whether prompt and answer hold a comment.
         scores: Gold scores by trait; empty where unknown.
+        source: Essay that this one was made from; its own id for an original.
         group: Essay group the example belongs to, e.g. the degradation that made it.
-        num_chars: Characters of the essay's body (0 for images), for baselines and reports.
+        num_chars: Characters of the essay's body, white space not counted; 0: not known, as of
+            images.
+        has_title: Whether the essay has a title; ``None``: not known, as of images.
+        wrong_characters: The different characters known to be miswritten; ``None``: not known.
     """
 
     id: str
     messages: tuple[Message, ...]
     answer: tuple[tuple[str, str], ...] = ()
+    kind: Literal["grade", "text"] = "grade"
     asks_feedback: bool = False
     scores: Mapping[str, int] = field(default_factory=dict)
+    source: str = ""
     group: str = ""
     num_chars: int = 0
+    has_title: bool | None = None
+    wrong_characters: tuple[str, ...] | None = None
 
     @property
     def pages(self) -> tuple[Page, ...]:
@@ -172,16 +198,35 @@ class Answer:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Deduction:
+    """One line item that is taken off a Grade's subtotal.
+
+    Attributes:
+        code: ``missing_title``, ``wrong_characters``, ``short`` or ``cap``.
+        points: Points taken off, above 0.
+        reason: What was counted, for the teacher to read.
+    """
+
+    code: str
+    points: float
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Grade:
-    """An Answer read under a Rubric. The total is computed here, never by the model.
+    """An Answer read under a Rubric. Totals are computed here, never by the model.
 
     Attributes:
         id: The essay's id.
         scores: Awarded score by trait, whole numbers within the trait's range.
         expected: Mean of the model's distribution by trait; equals ``scores`` where there is none.
         spread: Standard deviation of that distribution by trait; 0 where there is none.
-        total: Sum of ``scores``.
-        expected_total: Sum of ``expected``.
+        subtotal: Sum of ``scores``: the model's judgement of quality.
+        expected_subtotal: Sum of ``expected``.
+        uncertainty: Standard deviation of the subtotal: the root of the summed squares of
+            ``spread``, each trait's being given the scores that were written before it.
+        deductions: What is taken off for facts that can be counted, in the order applied.
+        total: ``subtotal`` less the deductions: what the pupil gets.
         feedback: The model's comment; empty where none was asked for.
         parse_error: Why the answer could not be read, and there are no scores; empty if it could.
         raw: The answer's text as it came.
@@ -191,8 +236,37 @@ class Grade:
     scores: Mapping[str, int] = field(default_factory=dict)
     expected: Mapping[str, float] = field(default_factory=dict)
     spread: Mapping[str, float] = field(default_factory=dict)
+    subtotal: float = float("nan")
+    expected_subtotal: float = float("nan")
+    uncertainty: float = float("nan")
+    deductions: tuple[Deduction, ...] = ()
     total: float = float("nan")
-    expected_total: float = float("nan")
     feedback: str = ""
     parse_error: str = ""
     raw: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Marked:
+    """A Grade beside what is known about its essay: what metrics and reports are made from.
+
+    Attributes:
+        id: The essay's id.
+        source: Essay that this one was made from; its own id for an original. Intervals resample
+            sources, since copies of one essay are not independent.
+        group: E.g. the degradation that made it; empty for an original.
+        num_chars: Characters of the body; 0: not known.
+        gold: Gold score by trait.
+        gold_text: The answer that the model should have given.
+        grade: What it gave.
+        fold: Number of the cross-validation fold that held the essay out; ``None`` without one.
+    """
+
+    id: str
+    source: str
+    group: str
+    num_chars: int
+    gold: Mapping[str, int]
+    gold_text: str
+    grade: Grade
+    fold: int | None = None

@@ -1,13 +1,13 @@
 """A marking scheme as data: traits, their ranges and level texts, bands, deductions.
 
-Turns trait scores into totals. Bands and deductions are data only so far: they are read and
-checked, and nothing applies them yet. It does not know where scores come from: gold or model, it
-is all the same here.
+Turns trait scores into totals and totals into bands; ``aes.grading.deductions`` applies the
+deductions. It does not know where scores come from: gold or model, it is all the same here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Annotated
 
 from pydantic import ConfigDict, Field, model_validator
@@ -84,7 +84,8 @@ class Deductions:
         expected_chars: Length below which an essay counts as short; 0: no such rule.
         short_points: Points for each begun ``short_step_chars`` that are missing.
         short_step_chars: Size of such a step in characters.
-        caps: Ceilings of the total for very short essays.
+        caps: Ceilings of the total for very short essays, from the longest to the shortest; they
+            cut what the other deductions leave.
     """
 
     missing_title: Annotated[int, Field(ge=0)]
@@ -95,6 +96,32 @@ class Deductions:
     short_points: Annotated[int, Field(ge=0)]
     short_step_chars: Annotated[int, Field(ge=1)]
     caps: tuple[Cap, ...]
+
+    @model_validator(mode="after")
+    def _every_rule_does_something(self) -> Deductions:
+        points, most = self.wrong_character, self.wrong_characters_maximum
+        if points > most or (most and not points):
+            raise ValueError(
+                f"wrong_characters_maximum is {most} and wrong_character {points}: make the "
+                "maximum at least as large, or set both to 0"
+            )
+        if bool(self.expected_chars) != bool(self.short_points):
+            raise ValueError(
+                f"expected_chars is {self.expected_chars} and short_points {self.short_points}: "
+                "set both to 0, or neither"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _caps_tighten(self) -> Deductions:
+        for longer, shorter in pairwise(self.caps):
+            if longer.below_chars <= shorter.below_chars or longer.total <= shorter.total:
+                raise ValueError(
+                    "caps must run from the longest essay to the shortest with falling totals, but "
+                    f"below {longer.below_chars} characters gives {longer.total} and then below "
+                    f"{shorter.below_chars} gives {shorter.total}"
+                )
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=_SCHEMA)
@@ -121,6 +148,16 @@ class Rubric:
                 f"rubric {self.title}: bands must run from best to worst and the last begin at "
                 f"{self.minimum_total}, got {starts}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _caps_are_totals(self) -> Rubric:
+        for cap in self.deductions.caps if self.deductions else ():
+            if not self.minimum_total <= cap.total < self.maximum_total:
+                raise ValueError(
+                    f"rubric {self.title}: the cap below {cap.below_chars} characters must be from "
+                    f"{self.minimum_total} to {self.maximum_total - 1} points, got {cap.total}"
+                )
         return self
 
     @property
@@ -150,3 +187,24 @@ class Rubric:
                 f"{sorted(self.traits)}; choose the rubric that the data was marked with"
             )
         return sum(scores[name] for name in self.traits)
+
+    def band_index(self, total: float) -> int:
+        """Place of a total among ``bands``, 0 for the best.
+
+        Args:
+            total: As it is; a total of 47.6 is below a band that begins at 48.
+
+        Raises:
+            ValueError: If the total lies below the last band or is NaN.
+        """
+        for index, band in enumerate(self.bands):
+            if total >= band.minimum:
+                return index
+        raise ValueError(
+            f"a total of {total:g} is below the last band of the rubric {self.title}, which begins "
+            f"at {self.bands[-1].minimum}; grade under the rubric that the total belongs to"
+        )
+
+    def band_of(self, total: float) -> Band:
+        """The band of a total; see ``band_index``."""
+        return self.bands[self.band_index(total)]

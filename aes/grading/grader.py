@@ -3,34 +3,100 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import tee
+from typing import TYPE_CHECKING
 
-from aes.inference.engine import Engine
+from aes.grading.calibration import Calibration
+from aes.grading.deductions import deduct, with_deductions, with_sums
 from aes.prompt import AnswerSchema
-from aes.records import Answer, Example, Grade
+from aes.records import Answer, Essay, Example, Grade
 from aes.rubric import Rubric
+
+if TYPE_CHECKING:  # torch takes seconds to import, and this package holds a settings class
+    from aes.inference.engine import Engine
+    from aes.prompt.build import ExampleBuilder
 
 
 class Grader:
-    """Grades Examples.
+    """Grades Examples and Essays.
 
     Args:
         engine: Answers them.
         rubric: Reads the answers.
+        builder: Turns Essays into Examples; needed by ``grade_essays`` alone.
+        calibration: Applied to every Grade; ``None``: scores as the model gives them.
     """
 
-    def __init__(self, *, engine: Engine, rubric: Rubric) -> None:
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        rubric: Rubric,
+        builder: ExampleBuilder | None = None,
+        calibration: Calibration | None = None,
+    ) -> None:
         self.engine = engine
         self.rubric = rubric
+        self.builder = builder
+        self.calibration = calibration
 
-    def grade(self, examples: Iterable[Example], *, scores_only: bool = False) -> Iterator[Grade]:
-        """Grades in input order; an answer that cannot be read is a Grade with ``parse_error``."""
-        for answer in self.engine.answer(examples, scores_only=scores_only):
-            yield read_answer(answer, self.rubric)
+    def grade(
+        self, examples: Iterable[Example], *, scores_only: bool = False, progress: str | None = None
+    ) -> Iterator[Grade]:
+        """Grades in input order; an answer that cannot be read is a Grade with ``parse_error``.
+
+        Args:
+            scores_only: Leave feedback empty; saves most of the time.
+            progress: Label of a progress bar; ``None``: no bar. See ``Engine.answer``.
+
+        Raises:
+            ValueError: If an example asks for free text, which has no Grade.
+        """
+        # A sequence goes to the Engine as it is, since its length is the progress bar's.
+        asked, kept = (examples,) * 2 if isinstance(examples, Sequence) else tee(examples)
+        answers = self.engine.answer(asked, scores_only=scores_only, progress=progress)
+        for example, answer in zip(map(_gradable, kept), answers, strict=True):
+            assert example.id == answer.id, f"{answer.id} came before {example.id}"
+            yield read_answer(answer, self.rubric, example, calibration=self.calibration)
+
+    def grade_essays(
+        self, essays: Iterable[Essay], *, scores_only: bool = False, progress: str | None = None
+    ) -> Iterator[Grade]:
+        """Grades of typed essays or of their page images; see ``grade``.
+
+        Raises:
+            ValueError: If an essay's page cannot be set.
+        """
+        assert self.builder is not None, "a Grader of Essays needs a builder"
+        built = map(self.builder.build, essays)
+        examples = list(built) if isinstance(essays, Sequence) else built
+        yield from self.grade(examples, scores_only=scores_only, progress=progress)
 
 
-def read_answer(answer: Answer, rubric: Rubric) -> Grade:
-    """The Grade that an answer means under ``rubric``."""
+def read_answer(
+    answer: Answer,
+    rubric: Rubric,
+    example: Example | None = None,
+    *,
+    calibration: Calibration | None = None,
+) -> Grade:
+    """The Grade that an answer means under ``rubric``.
+
+    Args:
+        example: What was asked; ``None``: nothing is known of the essay and nothing taken off.
+        calibration: Applied before anything is taken off.
+    """
+    grade = _judgement(answer, rubric)
+    if grade.parse_error:
+        return grade
+    if calibration is not None:
+        grade = calibration.apply(grade, rubric)
+    return with_deductions(grade, deduct(grade.subtotal, example, rubric) if example else ())
+
+
+def _judgement(answer: Answer, rubric: Rubric) -> Grade:
+    """What the model says, with sums and without deductions."""
     # Whether a comment was asked for does not matter for reading one.
     parsed = AnswerSchema(ranges=rubric.ranges, feedback=True).parse(answer.text)
     if parsed.error:
@@ -42,13 +108,21 @@ def read_answer(answer: Answer, rubric: Rubric) -> Grade:
         mean = sum((low + i) * p for i, p in enumerate(shares)) if shares else float(score)
         variance = sum((low + i - mean) ** 2 * p for i, p in enumerate(shares))
         expected[name], spread[name] = mean, math.sqrt(variance)
-    return Grade(
+    grade = Grade(
         id=answer.id,
         scores=parsed.scores,
         expected=expected,
         spread=spread,
-        total=rubric.total(parsed.scores),
-        expected_total=rubric.total(expected),
         feedback=parsed.feedback,
         raw=answer.text,
     )
+    return with_sums(grade, rubric)
+
+
+def _gradable(example: Example) -> Example:
+    if example.kind != "grade":
+        raise ValueError(
+            f"sample {example.id} asks for free text, which has no grade; choose data of essays "
+            "with a rubric"
+        )
+    return example

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from aes.rubric import Level, Rubric, Trait
+from aes.rubric import Deductions, Level, Rubric, Trait
 
 
 def _trait(**changes: Any) -> Trait:
@@ -73,3 +73,61 @@ def test_unknown_keys_and_no_traits_are_refused() -> None:
         _trait(weight=1)
     with pytest.raises(ValueError):
         Rubric(title="t", traits={}, bands=({"label": "", "minimum": 0},), deductions=None)  # type: ignore[arg-type]
+
+
+_RULES: dict[str, Any] = {
+    "missing_title": 2,
+    "wrong_character": 1,
+    "wrong_characters_free": 2,
+    "wrong_characters_maximum": 5,
+    "expected_chars": 800,
+    "short_points": 1,
+    "short_step_chars": 50,
+    "caps": ({"below_chars": 600, "total": 18}, {"below_chars": 400, "total": 9}),
+}
+
+
+def _with_deductions(**changes: Any) -> Rubric:
+    bands = ({"label": "", "minimum": 5},)
+    traits = {"content": _trait(minimum=5)}
+    rules = Deductions(**_RULES | changes)
+    return Rubric(title="t", traits=traits, bands=bands, deductions=rules)  # type: ignore[arg-type]
+
+
+def test_deductions_that_can_be_switched_off_whole() -> None:
+    assert _with_deductions().deductions == Deductions(**_RULES)
+    _with_deductions(wrong_character=0, wrong_characters_maximum=0)
+    _with_deductions(expected_chars=0, short_points=0, caps=())
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"wrong_character": 0}, "set both to 0"),
+        ({"wrong_characters_maximum": 0}, "set both to 0"),
+        ({"expected_chars": 0}, "set both to 0, or neither"),
+        ({"short_points": 0}, "set both to 0, or neither"),
+        ({"caps": _RULES["caps"][::-1]}, "longest essay to the shortest"),
+        ({"caps": ({"below_chars": 600, "total": 9}, {"below_chars": 400, "total": 9})}, "falling"),
+        ({"caps": ({"below_chars": 600, "total": 20},)}, "from 5 to 19 points, got 20"),
+        ({"caps": ({"below_chars": 600, "total": 4},)}, "from 5 to 19 points, got 4"),
+    ],
+)
+def test_deductions_that_contradict_or_do_nothing_are_refused(
+    changes: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ValueError, match=told):
+        _with_deductions(**changes)
+
+
+def test_a_total_finds_its_band() -> None:
+    rubric = _rubric([30, 20, 5])
+    totals = [40, 30, 29.9, 20, 19, 5]
+    assert [rubric.band_index(total) for total in totals] == [0, 0, 1, 1, 2, 2]
+    assert rubric.band_of(29.9).label == "20"
+
+
+@pytest.mark.parametrize("total", [4.9, float("nan")])
+def test_a_total_below_every_band_is_refused(total: float) -> None:
+    with pytest.raises(ValueError, match="below the last band of the rubric t, which begins at 5"):
+        _rubric([30, 5]).band_index(total)
