@@ -10,15 +10,23 @@ from pydantic.dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class DecodingSpec:
-    """Decoding.
+    """Decoding; always greedy, so that an answer can be had again.
 
     Attributes:
+        constrained: Whether a graded answer is held to the rubric's JSON schema and comes with its
+            distributions. Without, the model writes as it likes, an answer may be unreadable, and
+            the number of forward passes depends on what it writes: not for several ranks.
         score: ``expected``: the mean of the distribution over all valid scores, rounded;
             ``greedy``: the likeliest valid digits, one after the other.
         batch_size: Examples decoded together.
-        max_feedback_tokens: Longest feedback; it is closed there.
+        max_feedback_chars: Longest feedback, in characters; part of the schema.
+        max_feedback_tokens: Longest feedback, in tokens; it is closed there.
+        max_answer_tokens: Longest free answer, in tokens; it is cut there.
     """
 
+    constrained: bool
     score: Literal["expected", "greedy"]
     batch_size: Annotated[int, Field(ge=1)]
+    max_feedback_chars: Annotated[int, Field(ge=1)]
     max_feedback_tokens: Annotated[int, Field(ge=1)]
+    max_answer_tokens: Annotated[int, Field(ge=1)]

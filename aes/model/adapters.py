@@ -5,6 +5,8 @@ Knows the names of Qwen3-VL's modules; knows nothing of data or optimisers.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from aes.model.spec import AdapterSpec, LoraSpec
@@ -74,6 +76,29 @@ def _require_modules(model: Any, names: tuple[str, ...]) -> None:
 def unwrap(model: Any) -> Any:
     """The transformers model inside ``model``, with adapters in place if it has any."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+@contextmanager
+def without_adapter(model: Any) -> Iterator[None]:
+    """Within this context ``model`` is the base that it was made from.
+
+    Raises:
+        ValueError: If it has no adapter.
+    """
+    from peft import PeftModel
+
+    if not isinstance(model, PeftModel):
+        raise ValueError(
+            "this model has no adapter that could be switched off, since all of it was trained; "
+            "to compare it with its base, evaluate the base checkpoint by itself"
+        )
+    trained = {name: p.requires_grad for name, p in model.named_parameters()}
+    try:
+        with model.disable_adapter():
+            yield
+    finally:  # PEFT would have all of the adapter trained afterwards
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(trained[name])
 
 
 def trainable_lora_b(model: Any) -> list[Any]:

@@ -61,8 +61,9 @@ def allowed_logits(model: Any, states: Tensor, allowed: Tensor) -> Tensor:
         ``[N, most]``.
     """
     head = unwrap(model).lm_head
-    if hasattr(head, "modules_to_save"):  # trained whole: PEFT keeps the copy in use by name
-        head = head.modules_to_save[head.active_adapters[0]]
+    if hasattr(head, "modules_to_save"):  # trained whole: PEFT keeps the copies by name
+        is_off = head.disable_adapters
+        head = head.original_module if is_off else head.modules_to_save[head.active_adapters[0]]
     words = head.weight[allowed.clamp(min=0)]
     return torch.einsum("nh,nkh->nk", states.to(words.dtype), words).float()
 

@@ -9,8 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from aes.records import FIXED, FREE
+
+_PRINTABLE = r"^[^\x00-\x09\x0b-\x1f\x7f-\x9f]*$"
+"""Text without control characters; paragraphs may be parted."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,21 @@ class AnswerSchema:
             f',"feedback":"{placeholder}"}}' if self.feedback else "}"
         )
 
+    def json_schema(self, max_feedback_chars: int) -> dict[str, Any]:
+        """The shape as a JSON schema; keys are to be written in its order.
+
+        Args:
+            max_feedback_chars: Longest comment.
+        """
+        scores: dict[str, Any] = {
+            name: {"type": "integer", "minimum": low, "maximum": high}
+            for name, (low, high) in self.ranges.items()
+        }
+        comment = {"type": "string", "maxLength": max_feedback_chars, "pattern": _PRINTABLE}
+        return _closed_object(
+            {"scores": _closed_object(scores), **({"feedback": comment} if self.feedback else {})}
+        )
+
     def parse(self, text: str) -> ParsedAnswer:
         """Read an answer; whatever is wrong with it goes into ``error``, never an exception."""
         try:
@@ -91,6 +110,16 @@ class AnswerSchema:
         if not isinstance(feedback, str):
             return ParsedAnswer({}, "", "feedback is not a text")
         return ParsedAnswer({name: scores[name] for name in self.ranges}, feedback)
+
+
+def _closed_object(properties: Mapping[str, Any]) -> dict[str, Any]:
+    """Schema of an object that has these properties and no others."""
+    return {
+        "type": "object",
+        "properties": dict(properties),
+        "required": list(properties),
+        "additionalProperties": False,
+    }
 
 
 def _quote(text: str) -> str:

@@ -1,0 +1,110 @@
+"""Text as the model writes it, token by token: comments under a grammar, and free answers.
+
+Always the likeliest token that may come next. Knows how text ends; knows nothing of scores.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from aes.data.processor import Processor
+from aes.inference.decoder import CachedRows
+from aes.inference.grammar import Written, grammar_tokenizer
+from aes.inference.scores import ScoredAnswer
+from aes.model.forward import logits
+
+
+class Writer(Protocol):
+    """What a row writes with."""
+
+    def choose(self, likeliest: int, logits: Tensor) -> int:
+        """Write the likeliest token that may come next, of logits ``[vocabulary]``."""
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is left for the model to decide."""
+
+
+class FreeText:
+    """An answer without any form, up to an end token.
+
+    Args:
+        processor: Gives the words and what ends a text.
+    """
+
+    def __init__(self, processor: Processor) -> None:
+        self._tokenizer = grammar_tokenizer(processor)
+        self._ends = {processor.end_token, processor.pad_token}
+        self._decoder = codecs.getincrementaldecoder("utf-8")("ignore")
+        self.is_settled = False
+        self.text = ""
+
+    def choose(self, likeliest: int, logits: Tensor) -> int:
+        """Write any token that there is; a special one leaves nothing in the text."""
+        if likeliest >= self._tokenizer.vocab_size:
+            likeliest = int(logits[: self._tokenizer.vocab_size].argmax())
+        self.is_settled = likeliest in self._ends
+        if not self._tokenizer.is_special_token(likeliest):
+            # Whole characters only; the bytes of a half one wait for the rest.
+            self.text += self._decoder.decode(self._tokenizer.decode_bytes([likeliest]))
+        return likeliest
+
+
+def write(rows: CachedRows, writers: Sequence[Writer], *, max_tokens: int) -> Iterator[bool]:
+    """Let each row write until it is settled or has written ``max_tokens``.
+
+    Rows that are done leave the batch, so that the others go on without them.
+
+    Args:
+        rows: Stand where the text begins.
+        writers: One a row.
+
+    Yields:
+        After each token of all rows that are left, whether any goes on.
+    """
+    writing = list(writers)
+    for number in range(1, max_tokens + 1):
+        found = logits(rows.model, rows.states)
+        best = found.argmax(dim=1).tolist()
+        chosen = [writer.choose(best[i], found[i]) for i, writer in enumerate(writing)]
+        left = [i for i, writer in enumerate(writing) if not writer.is_settled]
+        if not left or number == max_tokens:
+            yield False
+            return
+        yield True
+        if len(left) < len(writing):
+            rows.keep(left)
+            writing = [writing[i] for i in left]
+        rows.feed([[chosen[i]] for i in left])
+
+
+def write_feedback(
+    rows: CachedRows,
+    scored: Sequence[ScoredAnswer],
+    written: Sequence[Written],
+    *,
+    max_tokens: int,
+) -> None:
+    """Complete answers: what was scored, and a comment where one is asked for.
+
+    Args:
+        rows: As ``write_scores`` left them.
+        scored: Up to where the comment begins, or the answer ends.
+        written: Answers with nothing in them; whole ones afterwards.
+        max_tokens: Longest comment; it is closed there.
+    """
+    for answer, beginning in zip(written, scored, strict=True):
+        answer.append(beginning.tokens)
+    asking = [i for i, answer in enumerate(written) if not answer.is_whole]
+    if not asking:
+        return
+    rows.keep(asking)
+    rows.feed([scored[i].take_unfed() for i in asking])
+    for _ in write(rows, [written[i] for i in asking], max_tokens=max_tokens):
+        pass
+    for i in asking:
+        written[i].close()
