@@ -1,31 +1,31 @@
 """Grades of a validation split, over all ranks -> ``qwk/total``, ``qwk/<trait>`` and so on.
 
-Knows the ranges of a rubric's traits, not how a grade was made. Apart from ``agreement`` because
-torchmetrics takes seconds to import.
+Gathers what ``aes.metrics.measure`` then measures. Apart from it because torchmetrics takes
+seconds to import.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from aes.metrics.agreement import mae, pearson, quadratic_kappa
+from aes.metrics.marks import Marks, gold_row, grade_row
+from aes.metrics.measure import agreement_metrics
 from aes.records import Grade
+from aes.rubric import Rubric
+
+_IN_TRAINING = ("mae/total", "rmse/total", "pearson/total", "spearman/total", "parse_rate")
 
 
 class AgreementMetrics(Metric):
     """Agreement of Grades with gold scores, gathered over batches and ranks.
 
-    An answer that could not be read counts as the least score of every trait: the mark that an
-    essay gets when no mark arrives. Leaving it out would reward a model for staying silent on
-    essays that are hard to grade. ``parse_rate`` says how many answers this concerns.
-
-    ``qwk/<trait>`` compares awarded scores, ``qwk/total`` the rounded expected total,
-    ``mae/total`` and ``pearson/total`` the expected total as it is.
+    Names and meanings are those of ``aes.metrics.measure``; unread answers count as the least
+    scores, and ``parse_rate`` says how many they are.
     """
 
     full_state_update = False
@@ -33,17 +33,20 @@ class AgreementMetrics(Metric):
     higher_is_better = True
     rows: list[Tensor]
 
-    def __init__(self, ranges: Mapping[str, tuple[int, int]]) -> None:
+    def __init__(self, rubric: Rubric, *, threshold: float | None = None) -> None:
         """Start with no grades.
 
         Args:
-            ranges: Lowest and highest score of each trait, as ``Rubric.ranges``.
+            rubric: What is graded by.
+            threshold: Most points of the total by which two markers may differ without
+                arbitration; ``None``: ``within_threshold/total`` is left out.
         """
         super().__init__()
-        self.ranges = dict(ranges)
+        self.rubric = rubric
+        self.threshold = threshold
         # One flat float32 list, so that ranks meet in one gather, and so that a rank without
         # grades, for which torchmetrics sends an empty float vector, fits the others.
-        # A row: 1 if read else 0, expected total, awarded scores, gold scores.
+        # A row: ``grade_row``, then ``gold_row``.
         self.add_state("rows", default=[], dist_reduce_fx="cat")
 
     def update(self, grades: Sequence[Grade], gold: Sequence[Mapping[str, int]]) -> None:
@@ -57,12 +60,7 @@ class AgreementMetrics(Metric):
             ValueError: If an essay has no gold score for a trait.
         """
         for grade, scores in zip(grades, gold, strict=True):
-            if missing := self.ranges.keys() - scores.keys():
-                raise ValueError(
-                    f"essay {grade.id} has no gold score for {sorted(missing)}; "
-                    "grade it without measuring agreement, or add the score to the data"
-                )
-            row = self._row(grade) + [float(scores[trait]) for trait in self.ranges]
+            row = grade_row(grade, self.rubric) + gold_row(grade.id, scores, self.rubric)
             self.rows.append(torch.tensor(row, dtype=torch.float32, device=self.device))
 
     def compute(self) -> dict[str, Tensor]:
@@ -70,29 +68,21 @@ class AgreementMetrics(Metric):
 
         Returns:
             Float32 scalars by name; NaN where undefined.
+
+        Raises:
+            ValueError: If a gold score is outside its range.
         """
-        num_traits = len(self.ranges)
+        num_parts = 1 + len(self.rubric.traits)
         flat = dim_zero_cat(self.rows) if len(self.rows) else torch.empty(0, device=self.device)
-        rows = flat.reshape(-1, 2 + 2 * num_traits)
-        read, expected = rows[:, 0], rows[:, 1]
-        pred, gold = rows[:, 2 : 2 + num_traits].long(), rows[:, 2 + num_traits :].long()
-        low, high = (sum(ends) for ends in zip(*self.ranges.values(), strict=True))
-        gold_total = gold.sum(dim=1)
-        metrics = {"qwk/total": _kappa(expected.round().long(), gold_total, low, high)}
-        for i, (trait, (least, most)) in enumerate(self.ranges.items()):
-            metrics[f"qwk/{trait}"] = _kappa(pred[:, i], gold[:, i], least, most)
-        return metrics | {
-            "mae/total": mae(expected, gold_total),
-            "pearson/total": pearson(expected, gold_total),
-            "parse_rate": read.mean(),
-        }
-
-    def _row(self, grade: Grade) -> list[float]:
-        if grade.parse_error:
-            least = [float(low) for low, _ in self.ranges.values()]
-            return [0.0, sum(least), *least]
-        return [1.0, grade.expected_total, *(float(grade.scores[t]) for t in self.ranges)]
+        rows = flat.reshape(-1, 1 + 3 * num_parts)
+        return agreement_metrics(
+            Marks.from_rows(rows[:, :-num_parts], self.rubric),
+            Marks.from_whole(rows[:, -num_parts:]),
+            rubric=self.rubric,
+            threshold=self.threshold,
+        )
 
 
-def _kappa(pred: Tensor, gold: Tensor, low: int, high: int) -> Tensor:
-    return quadratic_kappa(pred - low, gold - low, num_grades=high - low + 1)
+def validation_names(names: Iterable[str]) -> list[str]:
+    """Those of some metrics that training logs: few enough to be read at every validation."""
+    return [name for name in names if name.startswith("qwk/") or name in _IN_TRAINING]

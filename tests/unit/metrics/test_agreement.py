@@ -10,12 +10,18 @@ from scipy import stats
 from sklearn.metrics import cohen_kappa_score
 
 from aes.metrics.agreement import (
+    adjacent,
     continuous_kappa,
+    exact,
     mae,
+    mean_shift,
     pearson,
     quadratic_kappa,
     rmse,
+    sd_ratio,
+    smd,
     spearman,
+    within,
 )
 
 
@@ -104,7 +110,10 @@ def test_errors_are_in_points() -> None:
 @pytest.mark.parametrize(
     "modules, heavy",
     [
-        ("aes.metrics.agreement, aes.metrics.baseline, aes.metrics.groups", "torchmetrics"),
+        (
+            "aes.metrics.baseline, aes.metrics.double, aes.metrics.groups, aes.metrics.verdict",
+            "torchmetrics sklearn",
+        ),
         ("aes.report.card, aes.report.plots, aes.report.samples", "matplotlib wandb PIL"),
     ],
 )
@@ -115,3 +124,41 @@ def test_importing_is_light(modules: str, heavy: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr.strip() == ""
+
+
+def test_shares_of_equal_and_near_scores() -> None:
+    pred, gold = torch.tensor([3, 5, 9, 12]), torch.tensor([3, 6, 11, 6])
+    assert float(exact(pred, gold)) == 0.25
+    assert float(adjacent(pred, gold)) == 0.5
+    assert float(within(pred, gold, threshold=2)) == 0.75
+    assert float(within(pred, gold, threshold=1.5)) == 0.5
+    assert exact(torch.empty(0), torch.empty(0)).isnan()
+
+
+def test_shift_and_spread_by_hand() -> None:
+    # Variances 4 and 1: pooled 2.5; means 13 and 10.
+    pred, gold = torch.tensor([11.0, 15.0]), torch.tensor([9, 11])
+    assert float(mean_shift(pred, gold)) == 3.0
+    assert float(smd(pred, gold)) == pytest.approx(3 / 2.5**0.5)
+    assert float(smd(gold, pred)) == pytest.approx(-3 / 2.5**0.5)
+    assert float(sd_ratio(pred, gold)) == 2.0
+
+
+def test_shift_and_spread_where_a_side_is_constant() -> None:
+    constant, gold = torch.full((3,), 0.1), torch.tensor([0.0, 0.1, 0.5])
+    assert float(sd_ratio(constant, gold)) == 0.0
+    assert sd_ratio(gold, constant).isnan()
+    assert smd(constant, constant + 1).isnan()
+    assert float(smd(gold, constant)) == pytest.approx(0.1 / (gold.var(correction=0) / 2) ** 0.5)
+    assert mean_shift(torch.empty(0), torch.empty(0)).isnan()
+
+
+def test_weights_must_fit_the_scores() -> None:
+    with pytest.raises(ValueError, match=r"weights has shape \(2,\) for 3 scores"):
+        mae(torch.zeros(3), torch.zeros(3), torch.ones(2))
+
+
+def test_large_scores_lose_no_digits() -> None:
+    pred, gold = graders(4, 21)
+    far = continuous_kappa(pred.double() + 1e8, gold.double() + 1e8)
+    assert float(far) == pytest.approx(float(continuous_kappa(pred, gold)), abs=1e-6)

@@ -1,16 +1,27 @@
 """Baselines against scikit-learn."""
 
+import importlib.util
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import Ridge
 from sklearn.metrics import cohen_kappa_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from aes.metrics.baseline import baseline_metrics, predict_mean, ridge_on_length
+from aes.metrics.baseline import (
+    baseline_metrics,
+    baseline_totals,
+    predict_mean,
+    ridge_on_length,
+    tfidf_ridge,
+)
+from aes.rubric import Rubric
 
+REAL_ROOT = Path(__file__).parents[4] / "shared" / "data" / "AES_Dataset"
 RNG = np.random.default_rng(0)
 TRAIN_LENGTHS = RNG.integers(200, 1200, 60)
 TRAIN_GOLD = np.clip(20 + TRAIN_LENGTHS // 25 + RNG.integers(-9, 10, 60), 0, 100)
@@ -61,3 +72,86 @@ def test_metrics_are_of_rounded_predictions() -> None:
 def test_a_line_that_leaves_the_range_is_clipped() -> None:
     metrics = measured(TRAIN_LENGTHS, LENGTHS * 100, alpha=0.0)
     assert math.isfinite(metrics["baseline/length_ridge/qwk"])
+
+
+def essay(quality: int, length: int, rng: np.random.Generator) -> str:
+    """Running text in which good characters grow with the quality."""
+    good = rng.random(length) < quality / 100
+    codes = np.where(good, 0x4E00, 0x5E00) + rng.integers(0, 60, length)
+    return "".join(map(chr, codes))
+
+
+TEXTS = [essay(g, n, RNG) for g, n in zip(TRAIN_GOLD, TRAIN_LENGTHS, strict=True)]
+NEW_TEXTS = [essay(g, n, RNG) for g, n in zip(GOLD, LENGTHS, strict=True)]
+
+
+def totals(train_texts: list[str], texts: list[str], maximum: int = 100) -> dict[str, np.ndarray]:
+    return baseline_totals(
+        train_texts=train_texts,
+        train_gold=TRAIN_GOLD[: len(train_texts)].tolist(),
+        texts=texts,
+        minimum=0,
+        maximum=maximum,
+    )
+
+
+def test_tfidf_ridge_equals_a_pipeline_of_scikit_learn() -> None:
+    model = make_pipeline(TfidfVectorizer(analyzer="char", ngram_range=(1, 3), min_df=2), Ridge(2))
+    model.fit(TEXTS, TRAIN_GOLD)
+    fitted, _ = tfidf_ridge(TEXTS, TRAIN_GOLD, NEW_TEXTS, 2.0)
+    np.testing.assert_allclose(fitted, model.predict(NEW_TEXTS), rtol=1e-6)
+
+
+def test_rescaling_stretches_to_the_spread_of_training_scores() -> None:
+    fitted, rescaled = tfidf_ridge(TEXTS, TRAIN_GOLD, NEW_TEXTS, 50.0)
+    assert np.corrcoef(fitted, rescaled)[0, 1] == pytest.approx(1)
+    # So strong a penalty leaves next to nothing of the spread.
+    assert fitted.std() < 0.2 * TRAIN_GOLD.std()
+    assert rescaled.std() == pytest.approx(TRAIN_GOLD.std(), rel=0.25)
+    kappas = [cohen(pred) for pred in (fitted, rescaled)]
+    assert kappas[1] > kappas[0] + 0.2
+
+
+def cohen(pred: np.ndarray) -> float:
+    whole = pred.round().clip(0, 100).astype(int)
+    return float(cohen_kappa_score(whole, GOLD, labels=range(101), weights="quadratic"))
+
+
+def test_totals_of_every_floor_stay_within_the_range() -> None:
+    found = totals(TEXTS, NEW_TEXTS, maximum=45)
+    assert list(found) == ["mean", "length_ridge", "tfidf_ridge", "tfidf_ridge_rescaled"]
+    assert all(values.shape == (25,) for values in found.values())
+    assert all(0 <= values.min() <= values.max() <= 45 for values in found.values())
+    lengths = ridge_on_length(TRAIN_LENGTHS, TRAIN_GOLD, LENGTHS, 1.0)
+    np.testing.assert_allclose(found["length_ridge"], lengths.clip(0, 45))
+
+
+def test_floors_without_their_material_are_left_out() -> None:
+    assert list(totals(["", *TEXTS[1:]], NEW_TEXTS)) == ["mean"]
+    assert list(totals(TEXTS, [*NEW_TEXTS, ""])) == ["mean"]
+    assert list(totals(TEXTS[:5], NEW_TEXTS)) == ["mean", "length_ridge"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not REAL_ROOT.is_dir(), reason="AES-Dataset does not lie beside the checkout")
+def test_floors_on_aes_dataset() -> None:
+    path = Path(__file__).parents[3] / "benchmarks" / "aes_dataset_baselines.py"
+    spec = importlib.util.spec_from_file_location("aes_dataset_baselines", path)
+    assert spec is not None
+    assert spec.loader is not None
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    rubric = Rubric(**benchmark.read_conf("rubric/holistic100"))
+    essays = benchmark.read_essays(REAL_ROOT, rubric)
+    found = benchmark.measure_all(essays, rubric, seed=0, num_resamples=0)
+    qwk = {name: agreement.metrics["qwk/total"] for name, agreement in found.items()}
+    rmse = {name: agreement.metrics["rmse/total"] for name, agreement in found.items()}
+    assert found["mean"].num == 300
+    # Between choices of folds kappa has an SD of 0.03 rescaled and of 0.015 unscaled.
+    assert qwk["tfidf_ridge"] == pytest.approx(0.18, abs=0.04)
+    assert qwk["tfidf_ridge_rescaled"] == pytest.approx(0.36, abs=0.07)
+    assert rmse["mean"] == pytest.approx(8.25, abs=0.02)
+    assert rmse["tfidf_ridge"] == pytest.approx(7.8, abs=0.1)
+    assert rmse["tfidf_ridge_rescaled"] > rmse["mean"]
+    assert found["tfidf_ridge_rescaled"].metrics["sd_ratio/total"] == pytest.approx(1, abs=0.1)
+    assert qwk["length_ridge"] < 0.1
