@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from aes.data.prepare import Prepared, encoded_row
 from aes.data.processor import Processor
 from aes.page import PageRenderer
-from aes.records import Example, PageLayout
+from aes.records import Example
 
 
 class PageDataset(Dataset[dict[str, Any]]):
@@ -48,8 +48,4 @@ def draw_patches(
     """Patches and grids of all pages of ``example``; see ``Processor.patches``."""
     if not example.pages:
         return np.zeros((0, 1536), np.float32), np.zeros((0, 3), np.int64)
-    images = [
-        renderer.draw(page) if isinstance(page, PageLayout) else renderer.open(page)
-        for page in example.pages
-    ]
-    return processor.patches(images)
+    return processor.patches([renderer.image(page) for page in example.pages])

@@ -21,7 +21,7 @@ from typing import Any, Literal
 from aes.data.processor import Encoded, Processor
 from aes.page.font import font_path
 from aes.prompt.build import ExampleBuilder
-from aes.records import Essay, Example
+from aes.records import Essay, Example, PdfPage
 
 # Factors on type size and page height, tried in turn. Below half the reference's 20 px, strokes
 # of dense characters run together.
@@ -30,6 +30,7 @@ _COLUMNS = (
     *("id", "example", "input_ids", "num_prompt", "steps", "grids", "num_tokens"),
     *("num_tokens_full_size", "num_image_tokens", "num_supervised", "num_pages", "glyph_px"),
 )
+_SHAPING_PACKAGES = ("aes", "transformers", "tokenizers", "jinja2", "pillow", "pypdfium2")
 _ESSAYS_PER_PROCESS = 200
 """Starting a process costs about a second; it pays from this many essays on."""
 
@@ -69,17 +70,14 @@ def prepare_essay(
 ) -> dict[str, Any]:
     """One pickled essay to one row; ``num_tokens`` may stay over the limit."""
     essay: Essay = pickle.loads(row["essay"])
-    example, encoded = _encode(essay, builder, processor)
-    # 0 where no type is set: of essays that came as images, and of text.
-    full_size, glyph_px = len(encoded.input_ids), 0 if essay.pages else builder.page.glyph_px or 0
-    # An image file is opened at one size everywhere, so only typed essays can be set smaller.
-    if on_overlong == "shrink" and not essay.pages:
-        for factor in _SHRINK_FACTORS:
-            if len(encoded.input_ids) <= max_tokens:
-                break
-            smaller = builder.shrunk(factor)
-            example, encoded = _encode(essay, smaller, processor)
-            glyph_px = smaller.page.glyph_px or 0
+    fitted = fit_essay(
+        essay,
+        builder=builder,
+        processor=processor,
+        max_tokens=max_tokens,
+        may_shrink=on_overlong == "shrink",
+    )
+    example, encoded = fitted.example, fitted.encoded
     return {
         "id": essay.id,
         "example": pickle.dumps(example),
@@ -88,12 +86,51 @@ def prepare_essay(
         "steps": encoded.steps,
         "grids": [list(grid) for grid in encoded.grids],
         "num_tokens": len(encoded.input_ids),
-        "num_tokens_full_size": full_size,
+        "num_tokens_full_size": fitted.num_tokens_full_size,
         "num_image_tokens": encoded.num_image_tokens,
         "num_supervised": len(encoded.steps),
         "num_pages": len(encoded.grids),
-        "glyph_px": glyph_px,
+        "glyph_px": fitted.glyph_px,
     }
+
+
+@dataclass(frozen=True)
+class FittedEssay:
+    """An essay as an Example of at most so many tokens, where that could be had.
+
+    Attributes:
+        num_tokens_full_size: Tokens before it was set smaller.
+        glyph_px: Type size; 0 where no type is set: of essays that came as images, and of text.
+    """
+
+    example: Example
+    encoded: Encoded
+    num_tokens_full_size: int
+    glyph_px: int
+
+
+def fit_essay(
+    essay: Essay,
+    *,
+    builder: ExampleBuilder,
+    processor: Processor,
+    max_tokens: int,
+    may_shrink: bool,
+) -> FittedEssay:
+    """The essay at full size or, if it may shrink, at the first size that fits the limit.
+
+    An image file is opened at one size everywhere, so only typed essays can be set smaller.
+    """
+    example, encoded = _encode(essay, builder, processor)
+    full_size, glyph_px = len(encoded.input_ids), 0 if essay.pages else builder.page.glyph_px or 0
+    if may_shrink and not essay.pages:
+        for factor in _SHRINK_FACTORS:
+            if len(encoded.input_ids) <= max_tokens:
+                break
+            smaller = builder.shrunk(factor)
+            example, encoded = _encode(essay, smaller, processor)
+            glyph_px = smaller.page.glyph_px or 0
+    return FittedEssay(example, encoded, full_size, glyph_px)
 
 
 def _encode(essay: Essay, builder: ExampleBuilder, processor: Processor) -> tuple[Example, Encoded]:
@@ -219,7 +256,7 @@ def _fingerprint(
         on_overlong,
         processor.tokenizer.chat_template,
         processor.image_processor.size,
-        *(version(name) for name in ("aes", "transformers", "tokenizers", "jinja2", "pillow")),
+        *map(version, _SHAPING_PACKAGES),
     ):
         digest.update(repr(part).encode())
     if builder.page.font is not None:
@@ -230,7 +267,7 @@ def _fingerprint(
     for essay in essays:
         digest.update(repr(essay).encode())
         for page in essay.pages:
-            status = page.stat()
+            status = (page.path if isinstance(page, PdfPage) else page).stat()
             digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
     return digest.hexdigest()
 

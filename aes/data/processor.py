@@ -127,6 +127,9 @@ class Processor:
         return self.guide.step(trait, prefix, feedback=example.asks_feedback).index
 
     def _encode_prompt(self, example: Example) -> list[int]:
+        return list(self.tokenizer.encode(self.prompt_text(example), add_special_tokens=False))
+
+    def prompt_text(self, example: Example) -> str:
         """Prompt in the checkpoint's own chat format, one placeholder a page."""
         turns = [
             {
@@ -140,8 +143,9 @@ class Processor:
             }
             for message in example.messages
         ]
-        text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
+        return str(
+            self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        )
 
     def _defuse(self, text: str) -> str:
         """Special tokens written out in an essay must not act as such: a space breaks them."""

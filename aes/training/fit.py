@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 
 from aes.data.datamodule import EssayDataModule
 from aes.hardware import HardwareSpec
-from aes.metrics.groups import GroupAgreement, by_group
+from aes.metrics.groups import by_group
+from aes.metrics.results import Agreement
+from aes.records import Marked
 from aes.report.samples import write_samples_html
 from aes.training.metrics_log import MetricsLog, write_metrics_json
 from aes.training.module import GraderModule
@@ -32,12 +33,12 @@ class Fitted:
 
     Attributes:
         metrics: Last validation metrics by name, e.g. ``val/qwk/total``.
-        groups: Agreement of totals within each kind of degradation; empty without any.
+        groups: Agreement within each kind of degradation; empty without any.
         num_steps: Optimiser steps done.
     """
 
     metrics: Mapping[str, float]
-    groups: Mapping[str, GroupAgreement]
+    groups: Mapping[str, Agreement]
     num_steps: int
 
 
@@ -136,25 +137,28 @@ def _keep_if_best(trainer: Trainer, last: Path, monitor: str) -> None:
 
 def _all_metrics(fitted: Fitted) -> dict[str, float]:
     by_operation = {
-        f"val/{name}/operation/{kind}": value
+        f"val/{name}/operation/{kind}": agreement.metrics[f"{name}/total"]
         for kind, agreement in fitted.groups.items()
-        for name, value in (("qwk", agreement.qwk), ("mae", agreement.mae))
+        for name in ("qwk", "mae")
     }
     return {**fitted.metrics, **by_operation}
 
 
-def _agreement_by_operation(module: GraderModule) -> dict[str, GroupAgreement]:
-    """Agreement of totals by what was done to the essay; an unread answer counts as the least."""
-    rubric = module.grader.rubric
-    kinds = [example.group.rsplit("_", 1)[0] for example, _ in module.graded]
-    if not any(kinds):
-        return {}
-    awarded = [
-        rubric.minimum_total if grade.parse_error else grade.expected_total
-        for _, grade in module.graded
+def _agreement_by_operation(module: GraderModule) -> dict[str, Agreement]:
+    """Agreement of the last validation by what was done to the essay."""
+    marked = [
+        Marked(
+            id=example.id,
+            source=example.source,
+            group=example.group,
+            num_chars=example.num_chars,
+            gold=example.scores,
+            gold_text="",
+            grade=grade,
+        )
+        for example, grade in module.graded
     ]
-    gold = [rubric.total(example.scores) for example, _ in module.graded]
-    return by_group(torch.tensor(awarded).round(), torch.tensor(gold), kinds)
+    return by_group(marked, rubric=module.grader.rubric, threshold=None, num_resamples=0, seed=0)
 
 
 def _checkpoints(spec: CheckpointSpec, folder: Path, *, has_val: bool) -> list[Callback]:

@@ -1,4 +1,7 @@
-"""The loss of a batch, summed over its supervised tokens; nothing is averaged here."""
+"""The loss of a batch, summed over its supervised tokens; nothing is averaged here.
+
+Cross-entropy of tokens, alone or mixed with a loss on whole scores.
+"""
 
 from __future__ import annotations
 
@@ -11,22 +14,38 @@ from torch.nn import functional
 from aes.data.collate import IGNORED
 from aes.data.processor import FREE_STEP
 from aes.model.forward import allowed_logits, hidden_states, logits
-from aes.training.spec import LossSpec
+from aes.training.score_loss import summed_score_loss
+from aes.training.spec import ExpectedLossSpec, LossSpec, OrdinalLossSpec
 
 
 def summed_loss(
     model: Any, batch: Mapping[str, Tensor], *, spec: LossSpec, score_steps: Tensor
 ) -> Tensor:
-    """Cross-entropy summed over the supervised tokens of a batch.
+    """Loss summed over the supervised tokens of a batch, and over its scores where they count.
 
     Args:
-        batch: As ``Collator`` gives it.
+        batch: As ``Collator`` gives it; for a loss on scores as ``add_branches`` gives it.
         score_steps: ``ScoreGuide.table``: allowed token ids by step, filled up with -1.
 
     Returns:
         Scalar, float32.
     """
-    states = hidden_states(model, batch)
+    if not isinstance(spec, ExpectedLossSpec | OrdinalLossSpec):
+        return _token_loss(model, hidden_states(model, batch), batch, spec, score_steps)
+    states = hidden_states(model, {**batch, "attention_mask": batch["branch_mask"]})
+    token_loss = _token_loss(model, states, batch, spec, score_steps)
+    score_loss = summed_score_loss(model, states, batch, spec=spec, score_steps=score_steps)
+    return (1 - spec.score_weight) * token_loss + spec.score_weight * score_loss
+
+
+def _token_loss(
+    model: Any,
+    states: Tensor,
+    batch: Mapping[str, Tensor],
+    spec: LossSpec,
+    score_steps: Tensor,
+) -> Tensor:
+    """Cross-entropy summed over the supervised tokens of a batch."""
     targets = batch["labels"][:, 1:]
     supervised = targets != IGNORED
     # Rows are chosen before the head is applied: logits are the largest tensor of a step.

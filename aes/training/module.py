@@ -11,15 +11,16 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from aes.data.collate import add_branches
 from aes.grading import Grader
-from aes.metrics.grades import AgreementMetrics
+from aes.metrics.grades import AgreementMetrics, validation_names
 from aes.model.adapters import trainable_lora_b
 from aes.model.forward import autocast
 from aes.records import Example, Grade
 from aes.training.loss import summed_loss
 from aes.training.optim import build_optimizer, build_schedule, parameter_groups
 from aes.training.progress import StepReport
-from aes.training.spec import LossSpec, OptimSpec
+from aes.training.spec import ExpectedLossSpec, LossSpec, OptimSpec, OrdinalLossSpec
 
 
 class GraderModule(LightningModule):
@@ -57,7 +58,7 @@ class GraderModule(LightningModule):
         self.base_precision = precision
         self.accumulation = accumulation
         self.num_steps = num_steps
-        self.agreement = AgreementMetrics(grader.rubric.ranges)
+        self.agreement = AgreementMetrics(grader.rubric)
         self.graded: list[tuple[Example, Grade]] = []
         self._loss_of_step = torch.zeros(())
         self._tokens_of_step = 0
@@ -72,13 +73,11 @@ class GraderModule(LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """This micro-batch's share of the mean loss over the whole global batch."""
+        guide = self.grader.engine.processor.guide
+        if isinstance(self.loss_spec, ExpectedLossSpec | OrdinalLossSpec):
+            batch = add_branches(batch, guide)  # which only a loss on scores pays for
         with autocast(self.base_precision, self.device):
-            loss = summed_loss(
-                self.model,
-                batch,
-                spec=self.loss_spec,
-                score_steps=self.grader.engine.processor.guide.table,
-            )
+            loss = summed_loss(self.model, batch, spec=self.loss_spec, score_steps=guide.table)
         share = loss / batch["num_supervised_in_step"]
         self._loss_of_step = self._loss_of_step.to(share.device) + share.detach()
         self._tokens_of_step += int(batch["attention_mask"].sum())
@@ -105,8 +104,8 @@ class GraderModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Make the metrics known to callbacks and loggers."""
-        metrics = {f"val/{name}": value for name, value in self.agreement.compute().items()}
-        self.log_dict(metrics)
+        found = self.agreement.compute()
+        self.log_dict({f"val/{name}": found[name] for name in validation_names(found)})
 
     def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]
         """AdamW, its rate changed after every optimiser step."""

@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from aes.grading import Grader, read_answer
-from aes.records import Example, PageLayout
+from aes.records import Example
 from aes.report.samples import SampleRow, wandb_table
 
 
@@ -34,7 +34,7 @@ def sample_rows(
                 gold_text="".join(text for text, _ in example.answer),
                 pred_text=answer.text,
                 gold_total=rubric.total(example.scores),
-                pred_total=grade.total,
+                pred_total=grade.subtotal,
             )
         )
     return rows
@@ -47,7 +47,4 @@ def log_samples(logger: Logger | None, rows: Sequence[SampleRow]) -> None:
 
 
 def _first_page(renderer: Any, example: Example) -> Any:
-    if not example.pages:
-        return None
-    page = example.pages[0]
-    return renderer.draw(page) if isinstance(page, PageLayout) else renderer.open(page)
+    return renderer.image(example.pages[0]) if example.pages else None

@@ -13,23 +13,22 @@ from pathlib import Path
 from typing import Any
 
 from aes.model.nano import save_hub_layout
-
-PAGE_FILE = "page.json"
-"""Beside the adapter: how the pages that it learnt from were set."""
+from aes.model.trained import ADAPTER_FOLDER, GRADING_FILE, MODEL_FOLDER
 
 
-def save_trained(model: Any, run_dir: Path, *, base: str, page: Mapping[str, Any]) -> Path:
+def save_trained(model: Any, run_dir: Path, *, base: str, grading: Mapping[str, Any]) -> Path:
     """Write ``adapter/`` (PEFT model) or ``model/`` (whole model) into ``run_dir``.
 
     Args:
         base: Name or folder of the base model, kept in the adapter's config.
-        page: Page settings, kept with the adapter, to be used wherever it grades.
+        grading: What whoever grades with it must know, kept with the weights: page settings,
+            ranges of the traits, whether it was trained on comments.
 
     Returns:
         The folder.
     """
     has_adapter = hasattr(model, "peft_config")
-    final = run_dir / ("adapter" if has_adapter else "model")
+    final = run_dir / (ADAPTER_FOLDER if has_adapter else MODEL_FOLDER)
     aside = Path(tempfile.mkdtemp(prefix=".saving-", dir=run_dir))
     try:
         if has_adapter:
@@ -40,7 +39,8 @@ def save_trained(model: Any, run_dir: Path, *, base: str, page: Mapping[str, Any
             (aside / "README.md").unlink(missing_ok=True)  # a template without content
         else:
             save_hub_layout(model, aside)
-        (aside / PAGE_FILE).write_text(json.dumps(page, indent=2, default=str), encoding="utf-8")
+        facts = json.dumps(grading, indent=2, default=str, ensure_ascii=False)
+        (aside / GRADING_FILE).write_text(facts, encoding="utf-8")
         aside.chmod(0o755)
         for file in aside.iterdir():  # safetensors makes files that only their owner reads
             file.chmod(0o644)

@@ -5,9 +5,9 @@ Plain values; the modules beside this one act on them.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 _SCHEMA = ConfigDict(extra="forbid")
@@ -15,17 +15,56 @@ _SCHEMA = ConfigDict(extra="forbid")
 
 @dataclass(frozen=True, kw_only=True, config=_SCHEMA)
 class LossSpec:
-    """The loss.
+    """The loss on tokens, all there is unless a subclass adds a loss on scores.
 
     Attributes:
         name: ``ce``: cross-entropy over the whole vocabulary at every supervised token;
-            ``valid_digits``: among the tokens that a valid answer allows there.
+            ``valid_digits``: among the tokens that a valid answer allows there. ``expected`` and
+            ``ordinal`` have keys of their own, in the classes below.
         feedback_weight: Factor on the loss of feedback tokens, of which there are many more than
             of scores; 1 counts every token alike.
     """
 
-    name: Literal["ce", "valid_digits"]
+    name: Literal["ce", "valid_digits", "expected", "ordinal"]
     feedback_weight: Annotated[float, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _check_name(self) -> Self:
+        if type(self) is LossSpec and self.name in ("expected", "ordinal"):
+            raise ValueError(
+                f"name={self.name} has keys that this loss has not; choose it whole by "
+                f"loss={self.name}"
+            )
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=_SCHEMA)
+class ExpectedLossSpec(LossSpec):
+    """Squared error of the mean score, in units of the trait's range, beside the token loss.
+
+    Attributes:
+        name: The token loss beside it is that of ``valid_digits``.
+        score_weight: Share of this loss; the token loss, feedback's part with it, has the rest.
+    """
+
+    name: Literal["expected"]
+    score_weight: Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(frozen=True, kw_only=True, config=_SCHEMA)
+class OrdinalLossSpec(LossSpec):
+    """Cross-entropy of whole scores against labels that fall off with distance from gold.
+
+    Attributes:
+        name: The token loss beside it is that of ``valid_digits``.
+        score_weight: Share of this loss; the token loss, feedback's part with it, has the rest.
+        ordinal_sigma: Standard deviation of the labels, a share of the trait's range: 0.05 of 20
+            points is one point.
+    """
+
+    name: Literal["ordinal"]
+    score_weight: Annotated[float, Field(ge=0, le=1)]
+    ordinal_sigma: Annotated[float, Field(gt=0, le=1)]
 
 
 @dataclass(frozen=True, kw_only=True, config=_SCHEMA)

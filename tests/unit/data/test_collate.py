@@ -1,5 +1,6 @@
 """Batches against transformers' own positions and against what a batch must hold."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -7,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from aes.data.collate import IGNORED, pad_prompts
+from aes.data.collate import IGNORED, Collator, add_branches, pad_prompts
+from aes.data.guide import ScoreGuide
 from aes.data.processor import FREE_STEP, Encoded, Processor
+from aes.prompt import AnswerSchema
 from aes.prompt.build import ExampleBuilder
 from aes.records import Essay, Example, Message, PageLayout
 
@@ -109,3 +112,69 @@ def test_patches_follow_the_order_of_the_samples(
     assert len(whole["pixel_values"]) == int(whole["image_grid_thw"].prod(dim=1).sum())
     assert whole["pixel_values"].dtype == torch.float32
     assert np.isclose(whole["pixel_values"].max(), 1.0)
+
+
+@pytest.fixture(scope="module")
+def branched(processor: Processor) -> tuple[Processor, Any, int]:
+    """A score of 105 among 0 to 109, and one of 2, with branches; and the length without."""
+    processor = copy.copy(processor)
+    processor.guide = ScoreGuide(processor.tokenizer, {"a": (0, 109)})
+    items = []
+    for score in (105, 2):
+        answer = AnswerSchema(ranges=processor.guide.ranges, feedback=False).segments({"a": score})
+        example = Example(id="x", messages=(Message("user", ("题",)),), answer=answer)
+        encoded = processor.encode(example, [])
+        items.append({"encoded": encoded, "patches": [], "num_supervised_in_step": 1})
+    batch = Collator(image_token=processor.image_token, pad_token=processor.pad_token)(items)
+    return processor, add_branches(batch, processor.guide), batch["input_ids"].shape[1]
+
+
+def test_branches_are_the_digits_that_gold_does_not_take(
+    branched: tuple[Processor, Any, int],
+) -> None:
+    processor, batch, length = branched
+    ids, real = batch["input_ids"], batch["attention_mask"].bool()
+    decode = processor.tokenizer.decode
+    # Gold 105 writes 1 and 10 itself; gold 2 neither, so 10 hangs on the branch of 1.
+    assert decode(ids[0, length:][real[0, length:]]) == "23456789"
+    assert decode(ids[1, length:][real[1, length:]]) == "134567890"
+    assert batch["gold_scores"].tolist() == [[105], [2]]
+    for row in range(2):
+        sees = batch["branch_mask"][row, 0]
+        read = {
+            prefix: decode(ids[row, sees[place]])
+            for prefix, place in zip(
+                processor.guide.nodes["a"], batch["node_places"][row, 0].tolist(), strict=True
+            )
+        }
+        assert all(text == read[""] + prefix for prefix, text in read.items())
+        assert read[""].endswith('{"scores":{"a":')
+
+
+def test_a_branch_stands_where_its_digit_would(branched: tuple[Processor, Any, int]) -> None:
+    processor, batch, _ = branched
+    for row in range(2):
+        places = batch["node_places"][row, 0]
+        root = batch["position_ids"][:, row, places[0]]
+        for prefix, place in zip(processor.guide.nodes["a"], places, strict=True):
+            assert torch.equal(batch["position_ids"][:, row, place], root + len(prefix))
+
+
+def test_nobody_sees_a_branch_but_what_hangs_on_it(branched: tuple[Processor, Any, int]) -> None:
+    _, batch, length = branched
+    sees = batch["branch_mask"][:, 0]
+    assert not sees[:, :length, length:].any()
+    assert sees.any(dim=2).all()
+    inner = sees[:, length:, length:].sum(dim=2)
+    assert inner[0].tolist() == [1] * 9  # the ninth fills up
+    assert sorted(inner[1].tolist()) == [1] * 8 + [2]
+    real = batch["attention_mask"].bool()
+    seen_padding = sees[1, real[1]][:, ~real[1]]
+    assert not seen_padding.any()
+
+
+def test_node_steps_are_the_choices_at_the_nodes(branched: tuple[Processor, Any, int]) -> None:
+    processor, batch, _ = branched
+    guide = processor.guide
+    for prefix, step in zip(guide.nodes["a"], batch["node_steps"][0, 0].tolist(), strict=True):
+        assert guide.place(step) == ("a", False, prefix)

@@ -77,7 +77,9 @@ def make_training(
             model=model,
             processor=processor,
             renderer=builder.renderer,
-            decoding=DecodingSpec(score="expected", batch_size=2, max_feedback_tokens=2),
+            decoding=DecodingSpec(
+                **read_conf("decoding/expected", batch_size=2, max_feedback_tokens=2)
+            ),
             precision="fp32",
         )
         module = GraderModule(

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from aes.data.processor import Processor
+from aes.model.trained import GRADING_FILE
 from aes.records import Essay
 from aes.training import LossSpec
 from aes.training.loss import summed_loss
-from aes.training.saving import PAGE_FILE, replace_folder, save_trained
+from aes.training.saving import replace_folder, save_trained
 
 
 def _train(model: Any, batch: Any, processor: Processor) -> None:
@@ -53,7 +54,7 @@ def test_plain_peft_loads_the_adapter(
     batch = make_batch(essays[:2])
     model = load_nano(make_lora(targets=targets, modules_to_save=("visual.merger",)))
     _train(model, batch, processor)
-    folder = save_trained(model, tmp_path, base=str(nano_checkpoint), page={"width_px": 320})
+    folder = save_trained(model, tmp_path, base=str(nano_checkpoint), grading={"width_px": 320})
     assert folder == tmp_path / "adapter"
     plain = AutoModelForImageTextToText.from_pretrained(nano_checkpoint, dtype=torch.float32)
     before = _logits(plain, batch, processor)
@@ -67,13 +68,13 @@ def test_the_adapter_names_its_base_and_its_pages(
     load_nano: Callable[..., Any], make_lora: Callable[..., Any], tmp_path: Path
 ) -> None:
     folder = save_trained(
-        load_nano(make_lora()), tmp_path, base="Qwen/Some", page={"width_px": 320}
+        load_nano(make_lora()), tmp_path, base="Qwen/Some", grading={"width_px": 320}
     )
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     assert (config["base_model_name_or_path"], config["r"]) == ("Qwen/Some", 8)
-    assert json.loads((folder / PAGE_FILE).read_text(encoding="utf-8")) == {"width_px": 320}
+    assert json.loads((folder / GRADING_FILE).read_text(encoding="utf-8")) == {"width_px": 320}
     assert {p.name for p in folder.iterdir()} == {
-        "adapter_config.json", "adapter_model.safetensors", PAGE_FILE
+        "adapter_config.json", "adapter_model.safetensors", GRADING_FILE
     }  # fmt: skip
     assert (folder / "adapter_model.safetensors").stat().st_size < 200_000, "the base is in it"
     assert [p.name for p in tmp_path.iterdir()] == ["adapter"]
@@ -87,7 +88,7 @@ def test_a_model_trained_whole_is_saved_whole(
     model = load_nano()
     with torch.no_grad():
         model.lm_head.weight.add_(1)
-    folder = save_trained(model, tmp_path, base="x", page={})
+    folder = save_trained(model, tmp_path, base="x", grading={})
     assert folder == tmp_path / "model"
     plain = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
     ours, theirs = model.state_dict(), plain.state_dict()
@@ -107,7 +108,7 @@ def test_a_save_that_fails_leaves_the_older_one(
     load_nano: Callable[..., Any], make_lora: Callable[..., Any], tmp_path: Path
 ) -> None:
     model = load_nano(make_lora())
-    save_trained(model, tmp_path, base="first", page={})
+    save_trained(model, tmp_path, base="first", grading={})
     before = (tmp_path / "adapter" / "adapter_config.json").read_bytes()
 
     class Broken(dict[str, Any]):
@@ -115,6 +116,6 @@ def test_a_save_that_fails_leaves_the_older_one(
             raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        save_trained(model, tmp_path, base="second", page=Broken(a=1))
+        save_trained(model, tmp_path, base="second", grading=Broken(a=1))
     assert (tmp_path / "adapter" / "adapter_config.json").read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["adapter"]
