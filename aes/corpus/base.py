@@ -11,9 +11,9 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from aes.corpus.check import Draft, FindUndrawable, OpenPage, check_drafts
@@ -36,7 +36,12 @@ class Corpus(ABC):
         min_chars: An essay with fewer characters, white space not counted, is a problem.
         max_chars: An essay with more characters is a problem.
         val_fraction: Share of the source essays that validate.
-        test_fraction: Share of the source essays that test.
+        test_fraction: Share of the source essays that test; without effect where ``fold`` is set.
+        split_seed: Chooses among essays of like score; the run's seed, unless two runs of
+            different seeds shall hold out the same essays.
+        fold: Of ``num_folds`` cross-validation folds, counted from 0, the one that tests;
+            ``None``: no cross-validation.
+        num_folds: ``None`` where ``fold`` is.
     """
 
     on_problem: OnProblem
@@ -47,9 +52,22 @@ class Corpus(ABC):
     max_chars: Annotated[int, Field(ge=1)]
     val_fraction: Annotated[float, Field(ge=0, lt=1)]
     test_fraction: Annotated[float, Field(ge=0, lt=1)]
+    split_seed: Annotated[int, Field(ge=0)]
+    fold: Annotated[int, Field(ge=0)] | None
+    num_folds: Annotated[int, Field(ge=2)] | None
 
     traits: ClassVar[tuple[str, ...]]
     """The traits whose scores the corpus gives; a rubric must have the same."""
+
+    @model_validator(mode="after")
+    def _fold_is_one_of_them(self) -> Self:
+        if (self.fold is None) != (self.num_folds is None):
+            raise ValueError(
+                "fold and num_folds belong together; set both, as in data.fold=0 data.num_folds=5"
+            )
+        if self.fold is not None and self.num_folds is not None and self.fold >= self.num_folds:
+            raise ValueError(f"fold must be below num_folds={self.num_folds}, got {self.fold}")
+        return self
 
     def read(
         self,
@@ -89,11 +107,18 @@ class Corpus(ABC):
     def split(self, essays: Sequence[Essay], *, seed: int) -> Split:
         """Cuts essays into parts and makes each part's samples; counts what ``max_samples`` costs.
 
+        Args:
+            seed: Of the copies on a ladder and of the choice under ``max_samples``.
+
         Raises:
             ValueError: If there are too few essays to split.
         """
         parts = split_essays(
-            essays, val_fraction=self.val_fraction, test_fraction=self.test_fraction, seed=seed
+            essays,
+            val_fraction=self.val_fraction,
+            test_fraction=self.test_fraction,
+            seed=self.split_seed,
+            fold=None if self.num_folds is None else (self.fold or 0, self.num_folds),
         )
         parts = self._expand(parts, seed)
         num_left_out = len(parts.train) - self.max_samples
@@ -102,6 +127,10 @@ class Corpus(ABC):
         chosen = random.Random(seed).sample(range(len(parts.train)), self.max_samples)
         train = tuple(parts.train[i] for i in sorted(chosen))
         return replace(parts, train=train, num_left_out=num_left_out)
+
+    def expand(self, essays: Sequence[Essay], *, seed: int) -> tuple[Essay, ...]:
+        """All essays as samples, not split: to evaluate on data that nobody trained on."""
+        return self._expand(Split((), (), tuple(essays)), seed).test
 
     @abstractmethod
     def _load(self, ledger: Ledger) -> list[Draft]:

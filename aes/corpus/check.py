@@ -83,7 +83,7 @@ def check_drafts(
     """
     essays, comparable = [], []
     for draft in drafts:
-        essay, pages = draft.essay, draft.essay.pages
+        essay, pages = draft.essay, draft.essay.page_files
         _check_scores(draft, ledger, ranges)
         if pages:
             essay = replace(essay, title=remove_strays(essay.title).strip())
@@ -127,7 +127,7 @@ def _check_scores(draft: Draft, ledger: Ledger, ranges: Mapping[str, tuple[int, 
 def _check_pages(essay: Essay, ledger: Ledger, open_page: OpenPage) -> bool:
     """Opens each page, reports those that cannot be read; whether all can."""
     all_open = True
-    for page in essay.pages:
+    for page in essay.page_files:
         try:
             open_page(page)
         except ValueError as error:

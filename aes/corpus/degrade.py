@@ -6,6 +6,8 @@ repeated paragraphs. What each harm costs stands in ``degrade.yaml``. Levels of 
 copies and essays. The costs are a convention, not measured on markers; this module does not know
 how the copies are used, nor pages or rubrics.
 
+``ladder_rungs`` does the same harm to any typed essay, all of it, and says nothing about scores.
+
 Only the untouched original keeps the marker's comment: elsewhere it would quote text that is gone.
 """
 
@@ -14,7 +16,7 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib import resources
@@ -22,8 +24,8 @@ from itertools import pairwise
 from typing import TypedDict
 
 import yaml
-from pypinyin import Style, pinyin
 
+from aes.corpus.misspelling import misspell, soften, wrong_characters
 from aes.records import Essay
 
 _SENTENCE = re.compile(r"[^。！？!?…]+[。！？!?…]*[”’」』）]*|[。！？!?…]+[”’」』）]*")
@@ -36,7 +38,6 @@ class _Table(TypedDict):
 
     cuts: dict[int, int]
     harms: dict[str, dict[int, dict[str, int]]]
-    look_alikes: list[str]
 
 
 def degrade_essays(essays: Sequence[Essay], *, copies: int, seed: int) -> list[Essay]:
@@ -68,15 +69,43 @@ def degrade_essays(essays: Sequence[Essay], *, copies: int, seed: int) -> list[E
             suffix = f"-{rounds[name]}" if rounds[name] > 1 else ""
             rng = random.Random(f"{seed}/{essay.id}/{name}{suffix}")
             copy = _degrade(essay, kind, level, rng)
-            ladder.append(
-                replace(
-                    copy,
-                    id=f"{essay.id}-{name}{suffix}",
-                    source=essay.source or essay.id,
-                    operation=name,
-                )
-            )
+            ladder.append(_name(copy, kind, level, suffix))
     return ladder
+
+
+def ladder_rungs(essay: Essay, *, seed: int) -> list[Essay]:
+    """Worse and worse copies of an essay, for seeing whether a grader's scores fall with them.
+
+    What a rung suffered, the next of its kind suffers too, and more: all wrong characters of a
+    text are wrong in the next, a cut text begins the longer one. Sentences are moved afresh.
+
+    Args:
+        essay: The untouched original, which is the rung above the first of each kind.
+        seed: Of the random choices.
+
+    Returns:
+        Kind by kind, the least harmed first, with ids and operations as of ``degrade_essays``, but
+        without scores and comment. Empty for an essay that is too short or came as images; a
+        harm that would change nothing (wrong characters where none are Chinese) is left out.
+    """
+    if num_sentences(essay.text) < _MIN_SENTENCES:
+        return []
+    bare = replace(essay, scores={}, comment="")
+    rungs = []
+    for kind, level in rung_levels():
+        worst = max(load_table()["harms"]["typo"]) if kind == "typo" else level
+        copy = _degrade(bare, kind, worst, random.Random(f"{seed}/{essay.id}/{kind}"))
+        if kind == "typo":
+            copy = _soften(copy, essay.text, level, random.Random(f"{seed}/{essay.id}/softer"))
+        rungs.append(_name(copy, kind, level))
+    return [rung for rung in rungs if rung.text.strip() and rung.text != essay.text]
+
+
+def rung_levels() -> list[tuple[str, int]]:
+    """Kind and level of each rung below the original, kind by kind, the least harm first."""
+    table = load_table()
+    cuts = [("cut", level) for level in sorted(table["cuts"], reverse=True) if level < 100]
+    return cuts + [(kind, level) for kind, levels in table["harms"].items() for level in levels]
 
 
 def cut(text: str, percent: int) -> str:
@@ -90,7 +119,7 @@ def drop_ending(text: str, percent: int, rng: random.Random) -> str:
     One paragraph, or sentence, always stays.
     """
     del rng
-    blocks = _split_blocks(text)
+    blocks = split_blocks(text)
     kept = len(blocks) - 1
     while kept > 1 and sum(map(len, blocks[kept:])) * 100 < len(text) * percent:
         kept -= 1
@@ -108,22 +137,12 @@ def shuffle_sentences(text: str, percent: int, rng: random.Random) -> str:
     return "\n".join("".join(paragraph) for paragraph in paragraphs)
 
 
-def misspell(text: str, percent: int, rng: random.Random) -> str:
-    """Writes ``percent`` of the Chinese characters, at least one, as a homophone or look-alike."""
-    characters = list(text)
-    num_wrong = max(1, round(sum("一" <= c <= "鿿" for c in text) * percent / 100))
-    places = [i for i, c in enumerate(characters) if _confusable(c)]
-    for i in rng.sample(places, min(num_wrong, len(places))):
-        characters[i] = rng.choice(rng.choice(_confusable(characters[i])))
-    return "".join(characters)
-
-
 def repeat_paragraphs(text: str, num_repeated: int, rng: random.Random) -> str:
     """Lets ``num_repeated`` paragraphs stand twice, the second time further down.
 
     A text of fewer than three paragraphs has thirds of its sentences repeated instead.
     """
-    blocks = _split_blocks(text)
+    blocks = split_blocks(text)
     if len(text.split("\n")) < _MIN_BLOCKS:
         bounds = [len(blocks) * k // _MIN_BLOCKS for k in range(_MIN_BLOCKS + 1)]
         blocks = ["".join(blocks[a:b]) for a, b in pairwise(bounds)]
@@ -176,7 +195,20 @@ def _degrade(essay: Essay, kind: str, level: int, rng: random.Random) -> Essay:
     costs = table["harms"][kind][level]
     scores = {trait: max(0, score - costs.get(trait, 0)) for trait, score in essay.scores.items()}
     text = _HARMS[kind](essay.text, level, rng)
-    return replace(essay, text=text, scores=scores, comment="")
+    wrong = wrong_characters(text, essay.text) if kind == "typo" else essay.wrong_characters
+    return replace(essay, text=text, scores=scores, comment="", wrong_characters=wrong)
+
+
+def _soften(copy: Essay, original: str, percent: int, rng: random.Random) -> Essay:
+    """A misspelt copy with only ``percent`` of its characters wrong."""
+    text = soften(copy.text, original, percent, rng)
+    return replace(copy, text=text, wrong_characters=wrong_characters(text, original))
+
+
+def _name(copy: Essay, kind: str, level: int, suffix: str = "") -> Essay:
+    name = f"{kind}_{level}"
+    id_ = f"{copy.id}-{name}{suffix}"
+    return replace(copy, id=id_, source=copy.source or copy.id, operation=name)
 
 
 def _check_fitness(essay: Essay) -> None:
@@ -187,11 +219,16 @@ def _check_fitness(essay: Essay) -> None:
             f"{essay.id} has no score for {', '.join(missing)}, which the ladder needs: "
             "switch the ladder off with data.ladder=false."
         )
-    if sum(len(_split_sentences(p)) for p in essay.text.split("\n")) < _MIN_SENTENCES:
+    if num_sentences(essay.text) < _MIN_SENTENCES:
         raise ValueError(
             f"{essay.id} has fewer than {_MIN_SENTENCES} sentences, too few for the ladder: "
             "lengthen it, or switch the ladder off with data.ladder=false."
         )
+
+
+def num_sentences(text: str) -> int:
+    """Sentences of a text; a paragraph's end ends one too."""
+    return sum(len(_split_sentences(p)) for p in text.split("\n"))
 
 
 def _split_sentences(paragraph: str) -> list[str]:
@@ -199,44 +236,9 @@ def _split_sentences(paragraph: str) -> list[str]:
     return _SENTENCE.findall(paragraph)
 
 
-def _split_blocks(text: str) -> list[str]:
+def split_blocks(text: str) -> list[str]:
     """Paragraphs with their line ends or, where there are fewer than three, sentences."""
     paragraphs = text.splitlines(keepends=True)
     if len(paragraphs) >= _MIN_BLOCKS:
         return paragraphs
     return [s for p in paragraphs for s in _split_sentences(p)]
-
-
-@cache
-def _confusable(char: str) -> tuple[tuple[str, ...], ...]:
-    """Homophones and look-alikes of a character, each group only if there is any."""
-    groups = (_homophones().get(char, ()), _look_alikes().get(char, ()))
-    return tuple(group for group in groups if group)
-
-
-@cache
-def _homophones() -> dict[str, tuple[str, ...]]:
-    """Characters of equal sound and tone among the 3,755 commonest.
-
-    Source: GB 2312-1980, level 1, for what is common; pypinyin for the sound.
-    """
-    codes = (bytes((high, low)) for high in range(0xB0, 0xD8) for low in range(0xA1, 0xFF))
-    common = [code.decode("gb2312", errors="ignore") for code in codes]
-    by_sound: dict[str, list[str]] = {}
-    for char in filter(None, common):
-        by_sound.setdefault(pinyin(char, style=Style.TONE3)[0][0], []).append(char)
-    return _link(by_sound.values())
-
-
-@cache
-def _look_alikes() -> dict[str, tuple[str, ...]]:
-    return _link(load_table()["look_alikes"])
-
-
-def _link(groups: Iterable[Iterable[str]]) -> dict[str, tuple[str, ...]]:
-    """The others of each character's groups, sorted."""
-    others: dict[str, set[str]] = {}
-    for group in map(set, groups):
-        for char in group:
-            others.setdefault(char, set()).update(group - {char})
-    return {char: tuple(sorted(found)) for char, found in others.items() if found}

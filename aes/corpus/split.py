@@ -31,7 +31,12 @@ class Split:
 
 
 def split_essays(
-    essays: Sequence[Essay], *, val_fraction: float, test_fraction: float, seed: int
+    essays: Sequence[Essay],
+    *,
+    val_fraction: float,
+    test_fraction: float,
+    seed: int,
+    fold: tuple[int, int] | None = None,
 ) -> Split:
     """Splits by groups of essays that belong together, stratified by total score.
 
@@ -43,6 +48,8 @@ def split_essays(
         val_fraction: Share of the groups that validate, in ``[0, 1)``.
         test_fraction: Share of the groups that test, in ``[0, 1)``.
         seed: Chooses among groups of like score.
+        fold: Number and count of cross-validation folds: that fold is the test part, whatever
+            ``test_fraction`` says. The folds of one seed share nothing and hold every essay.
 
     Raises:
         ValueError: If no group would be left to train on.
@@ -51,6 +58,8 @@ def split_essays(
     groups = group_related(essays)
     rng.shuffle(groups)
     groups.sort(key=lambda group: _mean_total(essays, group))
+    if fold is not None:
+        return _hold_out_fold(essays, groups, *fold, val_fraction=val_fraction, rng=rng)
     num_val = _count(len(groups), val_fraction)
     num_test = _count(len(groups), test_fraction)
     if num_val + num_test >= len(groups):
@@ -64,11 +73,42 @@ def split_essays(
     return Split(_take(essays, train), _take(essays, val), _take(essays, test))
 
 
+def _hold_out_fold(
+    essays: Sequence[Essay],
+    groups: list[list[int]],
+    number: int,
+    num_folds: int,
+    *,
+    val_fraction: float,
+    rng: random.Random,
+) -> Split:
+    """The split of one fold; ``groups`` are sorted by score, so neighbours go to unlike folds."""
+    if len(groups) < num_folds:
+        raise ValueError(
+            f"{len(groups)} unrelated essays cannot be cut into {num_folds} folds: add essays, or "
+            "lower data.num_folds."
+        )
+    folds: list[list[list[int]]] = [[] for _ in range(num_folds)]
+    for start in range(0, len(groups), num_folds):
+        order = rng.sample(range(num_folds), num_folds)
+        for place, group in zip(order, groups[start : start + num_folds], strict=False):
+            folds[place].append(group)
+    rest = [group for group in groups if group not in folds[number]]
+    num_val = _count(len(rest), val_fraction)
+    if num_val >= len(rest):
+        raise ValueError(
+            f"{len(rest)} unrelated essays outside the fold leave none to train on: add essays, or "
+            "set data.val_fraction=0."
+        )
+    val, train = _draw(rest, num_val, rng)
+    return Split(_take(essays, train), _take(essays, val), _take(essays, folds[number]))
+
+
 def group_related(essays: Sequence[Essay]) -> list[list[int]]:
     """Indices of the essays that must not be parted: same source, much of a text, or a page."""
     first_of: dict[str, int] = {}
     overlaps = find_overlaps([essay.text for essay in essays])
-    overlaps += find_shared_pages([essay.pages for essay in essays])
+    overlaps += find_shared_pages([essay.page_files for essay in essays])
     related = [(overlap.first, overlap.second) for overlap in overlaps]
     for i, essay in enumerate(essays):
         related.append((first_of.setdefault(essay.source or essay.id, i), i))

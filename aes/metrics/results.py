@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import nan
 from typing import Literal
 
 from aes.records import Marked
@@ -144,12 +145,18 @@ class Evaluation:
         by_band: By band of the gold total.
         by_group: By degradation; empty without any.
         calibrated: By method (``linear``, ``isotonic``): after calibration on other essays.
-        calibration_note: Which essays the maps were fitted on.
+        calibrated_totals: By method too: the expected subtotal of each essay after calibration, in
+            the order of ``marked``, points; NaN where the answer could not be read.
+        calibration_source: What the maps were fitted on: ``val``: the run's own held-out part;
+            ``folds``: the other folds; ``part``: other essays of the same part; empty without.
+        calibration_note: The same in words, with what was left uncalibrated and why.
         baselines: By name (``mean``, ``length_ridge``, ``tfidf_ridge``, ``tfidf_ridge_rescaled``,
             ``no_adapter``).
         text: ``predict_bleu-4`` and so on; empty without gold answers.
         double: With a second run only.
         robustness: With the suite only.
+        threshold: Most points of the total by which two markers may differ without arbitration;
+            NaN where that is not known.
         is_sample: Whether the data is the embedded sample.
     """
 
@@ -160,9 +167,12 @@ class Evaluation:
     by_band: Mapping[str, Agreement] = field(default_factory=dict)
     by_group: Mapping[str, Agreement] = field(default_factory=dict)
     calibrated: Mapping[str, Agreement] = field(default_factory=dict)
+    calibrated_totals: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    calibration_source: Literal["", "val", "folds", "part"] = ""
     calibration_note: str = ""
     baselines: Mapping[str, Agreement] = field(default_factory=dict)
     text: Metrics = field(default_factory=dict)
     double: DoubleMarking | None = None
     robustness: Robustness | None = None
+    threshold: float = nan
     is_sample: bool = False

@@ -12,7 +12,7 @@ import re
 import sys
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Sequence, Set
 from functools import cache, lru_cache
 from itertools import count, pairwise
 from typing import Any
@@ -49,20 +49,6 @@ def text_scores(pred: str, gold: str) -> dict[str, float]:
     hyp, ref = _cut(pred), _cut_gold(gold)
     fractions = (_bleu(pred, gold), *_rouge(hyp, ref))
     return {name: round(f * 100, 4) for name, f in zip(NAMES, fractions, strict=True)}
-
-
-def mean_text_scores(pairs: Iterable[tuple[str, str]]) -> dict[str, float]:
-    """Mean of ``text_scores`` over pairs of a prediction and its gold answer.
-
-    Returns:
-        ``predict_bleu-4`` and so on: means of the rounded scores, themselves not rounded; NaN
-        without pairs.
-    """
-    scores = [text_scores(pred, gold) for pred, gold in pairs]
-    return {
-        f"predict_{name}": math.fsum(s[name] for s in scores) / len(scores) if scores else math.nan
-        for name in NAMES
-    }
 
 
 @cache

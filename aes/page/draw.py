@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from aes.page.font import open_face
 from aes.records import PageLayout, TextLine
 
+FULL_INK = 255
+
 GRID_COVERAGE = 70
 """Ink of the lines of squared paper, of 255: light, so that characters stand out."""
 
@@ -38,4 +40,11 @@ def _draw_line(coverage: NDArray[np.uint8], line: TextLine, font: Path) -> None:
         left_px = max(0, min(x_px + glyph.left_px, page_width_px - width_px))
         top_px = max(0, min(line.y_px + glyph.top_px, page_height_px - height_px))
         place = coverage[top_px : top_px + height_px, left_px : left_px + width_px]
-        np.maximum(place, glyph.ink, out=place)
+        np.maximum(place, _dilute(glyph.ink, line.ink), out=place)
+
+
+def _dilute(ink: NDArray[np.uint8], darkest: int) -> NDArray[np.uint8]:
+    """Ink of which the full coverage is ``darkest`` of 255."""
+    if darkest == FULL_INK:
+        return ink
+    return (ink.astype(np.uint16) * darkest // FULL_INK).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Turns an image file (photo, scan) into a page: upright, trimmed, no larger than a page may be.
+"""Turns an image file (photo, scan) or a PDF page into a page: upright, trimmed, not too large.
 
 Never stretches and never enlarges; what is missing to a multiple of 32 px is paper. Does not read
 the text and straightens nothing but what EXIF says.
@@ -16,7 +16,9 @@ import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
 from aes.page.layout import round_up
+from aes.page.pdf import name_page, render_pdf_page
 from aes.page.spec import SIDE_STEP_PX
+from aes.records import PdfPage
 
 MAX_FILE_PIXELS = 80_000_000
 """Larger images are refused before they are decoded: a 300 dpi A2 sheet has 35 million."""
@@ -28,11 +30,11 @@ INK_CONTRAST = 24
 """Grey levels from the blurred surroundings at which a pixel counts as written on."""
 
 
-def open_page(path: Path, *, min_pixels: int, max_pixels: int) -> Image.Image:
-    """Open an image file as a page.
+def open_page(source: Path | PdfPage, *, min_pixels: int, max_pixels: int) -> Image.Image:
+    """Open an image file or a page of a PDF as a page.
 
     Args:
-        path: Of any format that Pillow reads.
+        source: A file of any format that Pillow reads, or a page of a PDF.
         min_pixels: Smallest area of the page.
         max_pixels: Largest area of the page, at least twice ``min_pixels``.
 
@@ -42,11 +44,11 @@ def open_page(path: Path, *, min_pixels: int, max_pixels: int) -> Image.Image:
     Raises:
         ValueError: If the file is broken, too large, or holds several images.
     """
-    image = _trim(_read(path))
+    image = _trim(render_pdf_page(source) if isinstance(source, PdfPage) else _read(source))
     if max(image.size) > MAX_ASPECT_RATIO * min(image.size):
+        size = f"{image.width} x {image.height} px"
         raise ValueError(
-            f"{path} is a strip of {image.width} x {image.height} px, which is no page: "
-            "crop it anew."
+            f"{name_page(source)} is a strip of {size}, which is no page: crop it anew."
         )
     return _fit(image, min_pixels=min_pixels, max_pixels=max_pixels)
 

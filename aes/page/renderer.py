@@ -20,7 +20,7 @@ from aes.page.plain import TITLE_SCALE, plain_rows
 from aes.page.scan import scan_page
 from aes.page.spec import PageSpec
 from aes.page.squared import Grid
-from aes.records import Page, PageLayout
+from aes.records import Page, PageLayout, PdfPage
 
 PNG_COMPRESS_LEVEL = 1
 """Pages are mostly blank: level 1 is several times faster than the default and little larger."""
@@ -79,28 +79,36 @@ class PageRenderer:
         """The page as an RGB image of its planned size; a layout always gives the same pixels."""
         return self._draw_grey(page).convert("RGB")
 
-    def open(self, path: Path) -> Image.Image:
-        """An essay that already is an image: upright, margins trimmed, scaled down to page size.
+    def open(self, source: Path | PdfPage) -> Image.Image:
+        """An essay that came as image or PDF: upright, margins trimmed, scaled down to page size.
 
         Returns:
             An RGB image; both sides are multiples of 32, the area lies between ``min_pixels`` and
             ``width_px * max_height_px``.
 
         Raises:
-            ValueError: If the file is broken, too large, or holds several images.
+            ValueError: If the file is broken, too large, encrypted, or holds several images.
         """
         spec = self.spec
         return open_page(
-            path, min_pixels=spec.min_pixels, max_pixels=spec.width_px * spec.max_height_px
+            source, min_pixels=spec.min_pixels, max_pixels=spec.width_px * spec.max_height_px
         )
+
+    def image(self, page: Page) -> Image.Image:
+        """The RGB image that the model will see: a layout is drawn, anything else opened.
+
+        Raises:
+            ValueError: As ``open``.
+        """
+        return self.draw(page) if isinstance(page, PageLayout) else self.open(page)
 
     def size(self, page: Page) -> tuple[int, int]:
         """Width and height of the image that the model will see, in px.
 
-        An image file is decoded for this, since its blank margins count.
+        A file is decoded for this, since its blank margins count.
 
         Raises:
-            ValueError: If an image file is broken, too large, or holds several images.
+            ValueError: As ``open``.
         """
         if isinstance(page, PageLayout):
             return page.width_px, page.height_px

@@ -23,13 +23,23 @@ class ExampleBuilder:
         prompt: Wording.
         page: How typed essays are set.
         seed: Seeds the noise of scanned pages, together with the essay's id.
+        feedback: Whether a comment is asked for; ``None``: where the essay has one.
     """
 
-    def __init__(self, *, rubric: Rubric, prompt: PromptSpec, page: PageSpec, seed: int) -> None:
+    def __init__(
+        self,
+        *,
+        rubric: Rubric,
+        prompt: PromptSpec,
+        page: PageSpec,
+        seed: int,
+        feedback: bool | None = None,
+    ) -> None:
         self.rubric = rubric
         self.prompt = prompt
         self.page = page
         self.seed = seed
+        self.feedback = feedback
         self.renderer = PageRenderer(page)
 
     def schema(self, *, feedback: bool) -> AnswerSchema:
@@ -43,6 +53,7 @@ class ExampleBuilder:
             prompt=self.prompt,
             page=shrink_page(self.page, factor),
             seed=self.seed,
+            feedback=self.feedback,
         )
 
     def build(self, essay: Essay) -> Example:
@@ -53,7 +64,7 @@ class ExampleBuilder:
         """
         as_text = self.page.style == "none" and not essay.pages
         # Without a comment in the data neither prompt nor answer asks for feedback.
-        feedback = bool(essay.comment)
+        feedback = bool(essay.comment) if self.feedback is None else self.feedback
         schema = self.schema(feedback=feedback)
         parts: list[str | Page] = [] if as_text else list(self._pages(essay))
         parts.append(self._question(essay, schema, as_text=as_text))
@@ -64,9 +75,24 @@ class ExampleBuilder:
             answer=schema.segments(essay.scores, essay.comment) if essay.scores else (),
             asks_feedback=feedback,
             scores=dict(essay.scores),
+            source=essay.source or essay.id,
             group=essay.operation,
             num_chars=len("".join(essay.text.split())),
+            # A photo may well show a title: nobody has read it.
+            has_title=None if essay.pages else bool(essay.title),
+            wrong_characters=essay.wrong_characters,
         )
+
+    def ask(self, essay: Essay, question: str) -> Example:
+        """A free question about ``essay``, answered in free text.
+
+        Raises:
+            ValueError: If a page cannot be set.
+        """
+        as_text = self.page.style == "none" and not essay.pages
+        shown = [f"{essay.title}\n{essay.text}".strip()] if as_text else list(self._pages(essay))
+        parts: tuple[str | Page, ...] = (*shown, f"\n{question}" if as_text else question)
+        return Example(id=essay.id, messages=(Message("user", parts),), kind="text")
 
     def _pages(self, essay: Essay) -> tuple[Page, ...]:
         if essay.pages:

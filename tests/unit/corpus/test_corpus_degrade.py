@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from aes.corpus import degrade_essays, load_sample
-from aes.corpus.degrade import _confusable, load_table, misspell
+from aes.corpus.degrade import ladder_rungs, rung_levels
+from aes.corpus.misspelling import confusable, load_look_alikes, misspell
 from aes.records import Essay
 
 TRAITS = ("content", "structure", "language", "creativity", "format")
@@ -102,9 +103,9 @@ def test_wrong_characters_are_homophones_or_look_alikes() -> None:
     text = "他在未来的土地上已经开始做一件新的事情" * 5
     wrong = misspell(text, 10, random.Random(0))
     for a, b in zip(text, wrong, strict=True):
-        assert a == b or any(b in group for group in _confusable(a))
-    assert any("己" in group for group in _confusable("已"))
-    assert any("坐" in group for group in _confusable("座"))
+        assert a == b or any(b in group for group in confusable(a))
+    assert any("己" in group for group in confusable("已"))
+    assert any("坐" in group for group in confusable("座"))
 
 
 def test_seed_decides(ladder: list[Essay]) -> None:
@@ -114,7 +115,7 @@ def test_seed_decides(ladder: list[Essay]) -> None:
 
 
 def test_look_alikes_are_groups_of_different_characters() -> None:
-    groups = load_table()["look_alikes"]
+    groups = load_look_alikes()
     assert len(groups) >= 150
     assert all(len(group) == len(set(group)) >= 2 for group in groups)
 
@@ -125,3 +126,50 @@ def test_essay_that_cannot_be_degraded_is_an_error() -> None:
         degrade_essays([replace(essay, scores={"holistic": 80})], copies=8, seed=0)
     with pytest.raises(ValueError, match="sentences"):
         degrade_essays([replace(essay, text="一句话。")], copies=8, seed=0)
+
+
+def test_misspelt_copies_know_their_wrong_characters(ladder: list[Essay]) -> None:
+    for copy in ladder:
+        if not copy.operation.startswith("typo"):
+            assert copy.wrong_characters is None
+            continue
+        pairs = zip(copy.text, SAMPLE[copy.source].text, strict=True)
+        assert set(copy.wrong_characters) == {a for a, b in pairs if a != b}
+        assert len(set(copy.wrong_characters)) == len(copy.wrong_characters) > 0
+
+
+def test_rungs_do_more_and_more_of_the_same_harm() -> None:
+    for essay in SAMPLE.values():
+        rungs = ladder_rungs(essay, seed=3)
+        assert [r.operation for r in rungs] == [f"{kind}_{level}" for kind, level in rung_levels()]
+        by_name = {rung.operation: rung.text for rung in rungs}
+        assert by_name["cut_75"].startswith(by_name["cut_50"])
+        assert by_name["cut_50"].startswith(by_name["cut_25"])
+        wrong = [_differences(essay.text, by_name[f"typo_{level}"]) for level in (2, 5, 10)]
+        assert wrong[0] < wrong[1] < wrong[2]
+        repeats = [Counter(by_name[f"repeat_{n}"].split("\n")) for n in (1, 2)]
+        if essay.text.count("\n") >= 2:
+            assert repeats[0] < repeats[1]
+
+
+def _differences(text: str, other: str) -> set[tuple[int, str]]:
+    return {(i, b) for i, (a, b) in enumerate(zip(text, other, strict=True)) if a != b}
+
+
+def test_rungs_need_no_traits_and_leave_the_essay_alone() -> None:
+    essay = replace(SAMPLE["S01"], scores={"holistic": 80}, source="")
+    before = replace(essay)
+    rungs = ladder_rungs(essay, seed=0)
+    assert essay == before
+    assert len({rung.id for rung in rungs} | {essay.id}) == len(rungs) + 1
+    assert all(r.source == "S01" and not r.scores and not r.comment for r in rungs)
+    assert rungs == ladder_rungs(essay, seed=0) != ladder_rungs(essay, seed=1)
+
+
+def test_what_cannot_be_harmed_has_fewer_rungs_or_none() -> None:
+    assert ladder_rungs(Essay(id="X", text="一句话。"), seed=0) == []
+    assert ladder_rungs(Essay(id="X", pages=()), seed=0) == []
+    english = Essay(id="X", text="It rains! We wait! Nobody comes! So we leave! It stops!")
+    assert not [r for r in ladder_rungs(english, seed=0) if r.operation.startswith("typo")]
+    alike = ladder_rungs(Essay(id="X", text="好。" * 9), seed=0)
+    assert not [r for r in alike if r.operation.startswith("shuffle")]

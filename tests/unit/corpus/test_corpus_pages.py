@@ -51,7 +51,7 @@ def write_folder(
 
 def read(root: Path, opener: Opener | None = None, **keys: Any) -> Reading:
     conf = {k: v for k, v in DEFAULTS.items() if k not in ("defaults", "_target_", "root")}
-    return AesDataset(root=root, **(conf | keys)).read(
+    return AesDataset(root=root, **(conf | {"split_seed": 1} | keys)).read(
         find_undrawable=lambda text: list("春"),
         open_page=opener or Opener(),
         ranges={"holistic": (0, 100)},

@@ -110,3 +110,44 @@ def test_many_copies_hang_together() -> None:
 def test_texts_without_letters_match_nothing() -> None:
     assert find_overlaps(["", "", "……", "！"]) == []
     assert fold("《Ａ b》，１！") == "ab1"
+
+
+def mean_total(essays: tuple[Essay, ...]) -> float:
+    return sum(essay.scores["holistic"] for essay in essays) / len(essays)
+
+
+@settings(max_examples=20, deadline=None)
+@given(num=st.integers(10, 40), num_folds=st.integers(2, 5), seed=st.integers(0, 2**16))
+def test_folds_hold_every_essay_out_once(num: int, num_folds: int, seed: int) -> None:
+    essays = make_essays(num, seed)
+    copy = Essay(id="copy", text="另一篇文章。" * 9, source="E0", scores={"holistic": 50})
+    splits = [
+        split_essays(
+            [*essays, copy], val_fraction=0.2, test_fraction=0.9, seed=seed, fold=(k, num_folds)
+        )
+        for k in range(num_folds)
+    ]
+    held_out = [essay.id for split in splits for essay in split.test]
+    assert sorted(held_out) == sorted([*(essay.id for essay in essays), "copy"])
+    sizes = [len({e.source or e.id for e in split.test}) for split in splits]
+    assert max(sizes) - min(sizes) <= 1
+    for split in splits:
+        assert len(split.train) + len(split.val) + len(split.test) == num + 1
+        sides = [{e.source or e.id for e in part} for part in (split.train, split.val, split.test)]
+        assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
+        assert split.val and split.train
+
+
+def test_folds_are_stratified_by_score() -> None:
+    essays = make_essays(100)
+    splits = [
+        split_essays(essays, val_fraction=0.0, test_fraction=0.0, seed=1, fold=(k, 5))
+        for k in range(5)
+    ]
+    means = [mean_total(split.test) for split in splits]
+    assert max(means) - min(means) < 3  # of a hundred; 20 drawn blindly differ by about 15
+
+
+def test_too_few_essays_for_the_folds_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"3 unrelated essays cannot be cut into 5 folds"):
+        split_essays(make_essays(3), val_fraction=0.0, test_fraction=0.0, seed=0, fold=(0, 5))

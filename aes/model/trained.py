@@ -1,0 +1,129 @@
+"""A finished run -> its model, ready to grade.
+
+Base and adapter, or the whole model where a run trained every weight. Refuses what is incomplete
+or of another base. Knows file names in a run, nothing of what a grade is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from aes.model.loading import load_base, model_folder
+from aes.model.spec import ModelSpec
+
+ADAPTER_FOLDER = "adapter"
+MODEL_FOLDER = "model"
+GRADING_FILE = "grading.json"
+"""Beside the weights: what whoever grades with them must know."""
+
+
+def trained_folder(run_dir: Path) -> Path:
+    """The folder of a run that holds what was trained.
+
+    Raises:
+        ValueError: If there is none, or it is incomplete.
+    """
+    for name, files in (
+        (ADAPTER_FOLDER, ("adapter_config.json", "adapter_model.safetensors", GRADING_FILE)),
+        (MODEL_FOLDER, ("config.json", GRADING_FILE)),
+    ):
+        folder = run_dir / name
+        if not folder.is_dir():
+            continue
+        for file in files:
+            if not (folder / file).is_file():
+                raise ValueError(f"{folder} has no {file}, so it is incomplete; train again")
+        return folder
+    raise ValueError(
+        f"{run_dir} holds neither {ADAPTER_FOLDER}/ nor {MODEL_FOLDER}/: its training did not "
+        "finish; train again"
+    )
+
+
+def read_grading_facts(run_dir: Path) -> Mapping[str, Any]:
+    """What was saved beside the weights; see ``aes.training.saving``.
+
+    Raises:
+        ValueError: If it cannot be read.
+    """
+    file = trained_folder(run_dir) / GRADING_FILE
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+        return dict(facts)
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{file} cannot be read; restore it, or train again") from error
+
+
+def trained_digest(run_dir: Path) -> str:
+    """The first 12 hexadecimal digits of a SHA-256 over the trained weights and their settings.
+
+    Raises:
+        ValueError: If the run holds none.
+    """
+    folder = trained_folder(run_dir)
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if file.suffix in (".safetensors", ".json"):
+            digest.update(file.name.encode())
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:12]
+
+
+def load_trained(
+    spec: ModelSpec,
+    run_dir: Path,
+    *,
+    cache: Path,
+    precision: Literal["fp32", "bf16"],
+    accelerator: Literal["cpu", "cuda"],
+) -> Any:
+    """The model as the run left it; trained weights are float32, as they were in training.
+
+    Returns:
+        The PEFT model, or the transformers model where every weight was trained.
+
+    Raises:
+        ValueError: If the run is incomplete, or its adapter does not fit the base.
+    """
+    import torch
+
+    folder = trained_folder(run_dir)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    if folder.name == MODEL_FOLDER:
+        return load_base(folder, dtype=torch.float32, device=accelerator)
+    base = load_base(model_folder(spec, cache), dtype=dtype, device=accelerator)
+    return _with_adapter(base, folder)
+
+
+def _with_adapter(base: Any, folder: Path) -> Any:
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
+            saved = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        model = PeftModel.from_pretrained(base, folder)
+    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"the adapter in {folder} cannot be loaded into this base model "
+            f"({str(error).splitlines()[0][:120]}); use the model= that it was trained on"
+        ) from error
+    # PEFT leaves what it does not find as it was drawn, which would grade as the base does.
+    expected = get_peft_model_state_dict(model, save_embedding_layers=False)
+    wrong = set(saved.keys() ^ expected.keys()) | {
+        n for n in saved.keys() & expected.keys() if saved[n] != tuple(expected[n].shape)
+    }
+    if wrong:
+        raise ValueError(
+            f"the adapter in {folder} does not fit this base model: {len(wrong)} tensors such as "
+            f"{min(wrong)}; use the model= that it was trained on"
+        )
+    for name, parameter in model.named_parameters():
+        if "lora_" in name or "modules_to_save" in name:
+            parameter.data = parameter.data.float()
+    return model.eval()
