@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from aes.cli.hydra_errors import errors_in_plain_words
+from aes.cli.saved_run import SavedRun
 from aes.cli.source import Source
 
 
@@ -42,6 +45,42 @@ def compose(source: Source) -> DictConfig:
     """
     with errors_in_plain_words(source):
         return source.load(source.overrides)
+
+
+def compose_again(source: Source, saved: SavedRun) -> DictConfig:
+    """The configuration of a command that works on a finished run: what trained is what evaluates.
+
+    Every group is the run's own, with the values that the run had, unless the command line chooses
+    another option of it; ``paths`` alone is this machine's. Keys that the run did not know yet keep
+    what ``conf/`` says. Settings on the command line win over all.
+
+    Raises:
+        ValueError: If the command line cannot be understood, or chooses what the run has not.
+    """
+    with errors_in_plain_words(source):
+        overrides = OverridesParser.create().parse_overrides(list(source.overrides))
+        groups = set(source.groups)
+        chosen = {o.key_or_group for o in overrides if o.key_or_group in groups}
+        known = {g for g in groups if g in saved.choices and g not in chosen} - {
+            "experiment",
+            "paths",
+        }
+        choices = [f"{group}={saved.choices[group]}" for group in sorted(known)]
+        first = [o.input_line for o in overrides if o.key_or_group in chosen and o.input_line]
+        config = source.load([*choices, *first])
+        OmegaConf.set_struct(config, False)
+        for key, value in saved.values.items():
+            if key in known and isinstance(value, dict):
+                # Whole values, not merged deeper: a trait that was taken out stays out.
+                for name, inner in value.items():
+                    config[key][name] = inner
+            elif key not in groups and key in config and key != "run_dir":
+                config[key] = value
+        OmegaConf.set_struct(config, True)
+        rest = [o for o in overrides if o.key_or_group not in chosen]
+        ConfigLoaderImpl._apply_overrides_to_config(rest, config)
+    HydraConfig.instance().set_config(config)
+    return config
 
 
 def without_hydra(config: DictConfig) -> DictConfig:

@@ -32,8 +32,9 @@ from aes.cli.source import CONFIG_DIR, VERSION_BASE, Source
 if TYPE_CHECKING:
     from aes.cli.settings import Settings
 
-Command = Literal["train"]
+Command = Literal["train", "evaluate", "predict"]
 Run = Callable[["Settings"], int]
+RunOnRun = Callable[[Source], int]
 
 STATUS_MISTAKE = 1
 STATUS_INTERRUPTED = 130
@@ -52,6 +53,30 @@ def _train(settings: Settings) -> int:
     return run(settings)
 
 
+def evaluate() -> NoReturn:
+    """``python evaluate.py``."""
+    main_on_run("evaluate", _evaluate)
+
+
+def _evaluate(source: Source) -> int:
+    from aes.cli.evaluate import run
+    from aes.cli.requests import bind_evaluation
+
+    return run(bind_evaluation(source))
+
+
+def predict() -> NoReturn:
+    """``python predict.py``."""
+    main_on_run("predict", _predict)
+
+
+def _predict(source: Source) -> int:
+    from aes.cli.predict import run
+    from aes.cli.requests import bind_prediction
+
+    return run(bind_prediction(source))
+
+
 def main(command: Command, run: Run) -> NoReturn:
     """Composes, checks and runs what the command line asks for, and exits.
 
@@ -61,6 +86,17 @@ def main(command: Command, run: Run) -> NoReturn:
     """
     prepare_environment()
     sys.exit(_guarded(lambda: _dispatch(command, run, sys.argv[1:])))
+
+
+def main_on_run(command: Command, run: RunOnRun) -> NoReturn:
+    """The same for a command that works on a finished run, which composes with what that run had.
+
+    Args:
+        command: Names ``conf/<command>.yaml``.
+        run: Binds the command line, does the work and returns the exit status.
+    """
+    prepare_environment()
+    sys.exit(_guarded(lambda: _dispatch_on_run(command, run, sys.argv[1:])))
 
 
 def _guarded(action: Callable[[], int]) -> int:
@@ -81,14 +117,10 @@ def _guarded(action: Callable[[], int]) -> int:
 
 
 def _dispatch(command: Command, run: Run, argv: Sequence[str]) -> int:
-    args = _parse(argv)
+    args = _parse(argv, command)
     source = _source(args, command)
-    only_shows = args.help or args.hydra_help or args.cfg or args.info or args.shell_completion
-    if only_shows or args.experimental_rerun:
-        try:
-            return _hand_to_hydra(source, run)
-        finally:
-            sys.stdout.flush()  # here, where a reader that has gone away is no surprise
+    if _only_shows(args):
+        return _show(source, run)
     if not args.multirun and "hydra.mode=MULTIRUN" not in source.overrides:
         config = compose(source)
         if config.hydra.mode != RunMode.MULTIRUN:
@@ -97,15 +129,41 @@ def _dispatch(command: Command, run: Run, argv: Sequence[str]) -> int:
     return _hand_to_hydra(source, run)
 
 
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
+def _dispatch_on_run(command: Command, run: RunOnRun, argv: Sequence[str]) -> int:
+    args = _parse(argv, command)
+    source = _source(args, command)
+    if _only_shows(args):
+        return _show(source, lambda _: STATUS_MISTAKE)
+    if args.multirun or "hydra.mode=MULTIRUN" in source.overrides:
+        raise ValueError(f"{command}.py runs once; leave -m out")
+    for override in source.overrides:
+        key = override.lstrip("+~").partition("=")[0]
+        if key.startswith("hydra.") and key != "hydra.searchpath":
+            raise ValueError(f"{override} has no effect on {command}.py; leave it out")
+    return run(source)
+
+
+def _only_shows(args: argparse.Namespace) -> bool:
+    shows = args.help or args.hydra_help or args.cfg or args.info or args.shell_completion
+    return bool(shows or args.experimental_rerun)
+
+
+def _show(source: Source, run: Run) -> int:
+    try:
+        return _hand_to_hydra(source, run)
+    finally:
+        sys.stdout.flush()  # here, where a reader that has gone away is no surprise
+
+
+def _parse(argv: Sequence[str], command: Command) -> argparse.Namespace:
     parser = get_args_parser()
     parser.exit_on_error = False
     try:
         args, unknown = parser.parse_known_args(argv)
     except argparse.ArgumentError as error:
-        raise ValueError(f"{error}; python train.py --help lists the flags") from error
+        raise ValueError(f"{error}; python {command}.py --help lists the flags") from error
     if unknown and unknown[0].startswith("-"):
-        raise ValueError(f"{unknown[0]} is not a flag; python train.py --help lists the flags")
+        raise ValueError(f"{unknown[0]} is not a flag; python {command}.py --help lists the flags")
     if unknown:
         raise ValueError(f"{unknown[0]} comes after a flag; write flags such as -m first")
     return args

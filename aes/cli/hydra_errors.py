@@ -138,11 +138,12 @@ def _no_such_key(wrong: str, source: Source) -> str:
     if others:
         return f"{wrong} is not a setting of {group}={chosen}; {' or '.join(others)} has it"
     of_hydra = group == "hydra"
-    return no_such_key(wrong, [k for k in keys if (k.partition(".")[0] == "hydra") == of_hydra])
+    known = [k for k in keys if (k.partition(".")[0] == "hydra") == of_hydra]
+    return no_such_key(wrong, known, command=source.config_name)
 
 
-def no_such_key(wrong: str, known: list[str]) -> str:
+def no_such_key(wrong: str, known: list[str], *, command: str = "train") -> str:
     """The sentence about a key that does not exist beside those that do."""
     alike = nearest_key(wrong, known)
-    hint = f"did you mean {alike}?" if alike else "python train.py --cfg job shows all settings"
+    hint = f"did you mean {alike}?" if alike else f"python {command}.py --cfg job shows all"
     return f"{wrong} is not a setting; {hint}"

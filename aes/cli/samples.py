@@ -5,14 +5,18 @@ Wiring only; nothing is written to disk but the cache.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from aes.cli.settings import Settings
-from aes.corpus import Reading
+from aes.corpus import Reading, Split
+from aes.files import write_atomically
 from aes.report.check_table import print_check
 
 if TYPE_CHECKING:
@@ -20,8 +24,11 @@ if TYPE_CHECKING:
     from aes.data.processor import Processor
     from aes.plan import Plan
     from aes.prompt.build import ExampleBuilder
+    from aes.records import Essay
 
 CHECK_FILE = "check.json"
+SPLIT_FILE = "split.json"
+"""Ids of the source essays in each part of a run."""
 
 
 @dataclass(frozen=True)
@@ -43,20 +50,47 @@ class Samples:
         return {"train": self.train, "val": self.val, "test": self.test}
 
 
+@dataclass(frozen=True)
+class Material:
+    """Checked essays, and what is needed to make samples of them."""
+
+    reading: Reading
+    builder: ExampleBuilder
+    processor: Processor
+
+
 def prepare_samples(settings: Settings, console: Console) -> Samples:
     """Read, check, split and tokenise the data.
 
     Raises:
         ValueError: If the data stops the run, or leaves nothing to train on.
     """
-    from aes.data.prepare import prepare
-    from aes.data.processor import Processor
-    from aes.model.loading import tokenizer_folder
-    from aes.prompt.build import ExampleBuilder
-
-    builder = ExampleBuilder(
-        rubric=settings.rubric, prompt=settings.prompt, page=settings.page, seed=settings.seed
+    material, split = read_and_split(settings, console, weights=not settings.check_only)
+    parts = {
+        label: tokenise(settings, material, essays, label=label)
+        for label, essays in (("train", split.train), ("val", split.val), ("test", split.test))
+    }
+    return Samples(
+        material.reading,
+        material.builder,
+        material.processor,
+        **parts,
+        num_left_out=split.num_left_out,
     )
+
+
+def read_and_split(
+    settings: Settings, console: Console, *, weights: bool
+) -> tuple[Material, Split]:
+    """Read, check and split the data.
+
+    Args:
+        weights: Whether the model's weights will be needed, and may be fetched.
+
+    Raises:
+        ValueError: If the data stops the run, or leaves nothing to train on.
+    """
+    builder = make_builder(settings)
     reading = settings.data.read(
         find_undrawable=builder.renderer.missing_characters,
         open_page=builder.renderer.open,
@@ -68,25 +102,58 @@ def prepare_samples(settings: Settings, console: Console) -> Samples:
         _show_check(console, reading, has_run=False)
         raise
     _show_check(console, reading, has_run=not settings.check_only)
-    processor = Processor(
-        tokenizer_folder(settings.model, settings.cache, weights=not settings.check_only),
+    return Material(reading, builder, make_processor(settings, weights=weights)), split
+
+
+def make_builder(settings: Settings, *, feedback: bool | None = None) -> ExampleBuilder:
+    """Builds Examples as the settings say; see there for ``feedback``."""
+    from aes.prompt.build import ExampleBuilder
+
+    return ExampleBuilder(
+        rubric=settings.rubric,
+        prompt=settings.prompt,
+        page=settings.page,
+        seed=settings.seed,
+        feedback=feedback,
+    )
+
+
+def make_processor(settings: Settings, *, weights: bool) -> Processor:
+    """Tokenizer and image processor of the model.
+
+    Raises:
+        ValueError: If the model has none.
+    """
+    from aes.data.processor import Processor
+    from aes.model.loading import tokenizer_folder
+
+    return Processor(
+        tokenizer_folder(settings.model, settings.cache, weights=weights),
         ranges=settings.rubric.ranges,
         min_pixels=settings.model.min_pixels,
         max_pixels=settings.model.max_pixels,
     )
-    parts = {
-        label: prepare(
-            essays,
-            builder=builder,
-            processor=processor,
-            max_tokens=settings.data.max_tokens,
-            on_overlong=settings.data.on_overlong,
-            cache=settings.cache,
-            label=f"preparing {label}",
-        )
-        for label, essays in (("train", split.train), ("val", split.val), ("test", split.test))
-    }
-    return Samples(reading, builder, processor, **parts, num_left_out=split.num_left_out)
+
+
+def tokenise(
+    settings: Settings, material: Material, essays: Sequence[Essay], *, label: str
+) -> Prepared:
+    """Samples of one part, those over the limit treated as asked.
+
+    Raises:
+        ValueError: If one is over the limit and that is an error.
+    """
+    from aes.data.prepare import prepare
+
+    return prepare(
+        essays,
+        builder=material.builder,
+        processor=material.processor,
+        max_tokens=settings.data.max_tokens,
+        on_overlong=settings.data.on_overlong,
+        cache=settings.cache,
+        label=f"preparing {label}",
+    )
 
 
 def _show_check(console: Console, reading: Reading, *, has_run: bool) -> None:
@@ -160,3 +227,13 @@ def make_run_plan(settings: Settings, samples: Samples) -> Plan:
         checkpointing=trainer.gradient_checkpointing,
         machine_memory_gib=psutil.virtual_memory().total / 2**30 if on_cpu else None,
     )
+
+
+def write_split(run_dir: Path, samples: Samples) -> None:
+    """Keeps which source essays stand in which part."""
+    sources = {
+        name: sorted({example.source for example in part.examples()})
+        for name, part in samples.parts.items()
+    }
+    content = json.dumps(sources, indent=1, ensure_ascii=False).encode()
+    write_atomically(run_dir / SPLIT_FILE, content)

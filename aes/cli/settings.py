@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -119,14 +119,18 @@ GROUPS = (
 RUN_KEYS = ("seed", "global_batch_size", "check_only", "run_dir")
 
 
-def bind_settings(composed: Composed) -> Settings:
+def bind_settings(composed: Composed, *, other_keys: Collection[str] = ()) -> Settings:
     """Checks every value and binds every group to its class.
+
+    Args:
+        composed: All values.
+        other_keys: Further keys and groups at the top, which are bound elsewhere.
 
     Raises:
         ValueError: If a key is unknown or missing, or a value has the wrong type or range.
     """
     values = composed.values
-    _check_keys(composed)
+    _check_keys(composed, other_keys)
     run = bind(_RunValues, {key: values[key] for key in RUN_KEYS}, path="")
     paths = bind(_Paths, values["paths"], path="paths")
     hints = get_type_hints(Settings)
@@ -156,9 +160,9 @@ def bind_settings(composed: Composed) -> Settings:
     )
 
 
-def _check_keys(composed: Composed) -> None:
+def _check_keys(composed: Composed, other_keys: Collection[str]) -> None:
     values = composed.values
-    allowed = [*GROUPS, *RUN_KEYS, "callbacks", "paths"]
+    allowed = [*GROUPS, *RUN_KEYS, *other_keys, "callbacks", "paths"]
     for key in values:
         if key not in allowed:
             right = {name: values[name] for name in allowed if name in values}

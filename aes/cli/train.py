@@ -18,7 +18,13 @@ from aes.cli.run_directory import (
     require_free_space,
     require_unused,
 )
-from aes.cli.samples import CHECK_FILE, Samples, make_run_plan, prepare_samples
+from aes.cli.samples import (
+    CHECK_FILE,
+    Samples,
+    make_run_plan,
+    prepare_samples,
+    write_split,
+)
 from aes.cli.settings import Settings
 from aes.corpus import SampleCorpus, write_check
 from aes.files import write_atomically
@@ -79,6 +85,7 @@ def train(settings: Settings, samples: Samples, plan: Plan, console: Console) ->
     data = build_data(settings, samples)
     run_dir = create_run_directory(settings)
     write_check(samples.reading, run_dir / CHECK_FILE)
+    write_split(run_dir, samples)
     write_atomically(run_dir / PLAN_FILE, json.dumps(plan_to_dict(plan), indent=1).encode())
     _keep_pages(settings, samples)
     logger = build_logger(settings.logger, run_dir=run_dir, config=settings.resolved)
@@ -96,7 +103,7 @@ def train(settings: Settings, samples: Samples, plan: Plan, console: Console) ->
             baselines=baselines,
         )
     close_logger(logger)
-    _finish(settings, module.model, fitted, baselines, run_dir, console)
+    _finish(settings, module.model, samples, fitted, baselines, run_dir, console)
 
 
 @contextmanager
@@ -196,6 +203,7 @@ def _baselines(settings: Settings, samples: Samples) -> dict[str, float]:
 def _finish(
     settings: Settings,
     model: Any,
+    samples: Samples,
     fitted: Fitted,
     baselines: dict[str, float],
     run_dir: Path,
@@ -207,7 +215,12 @@ def _finish(
     from aes.training.saving import save_trained
 
     base = settings.model.path or str(model_folder(settings.model, settings.cache))
-    save_trained(model, run_dir, base=base, page=asdict(settings.page))
+    grading = {
+        "page": asdict(settings.page),
+        "ranges": settings.rubric.ranges,
+        "asks_feedback": any(example.asks_feedback for example in samples.train.examples()),
+    }
+    save_trained(model, run_dir, base=base, grading=grading)
     plot_training_loss(run_dir / "metrics.jsonl", run_dir / "training_loss.png")
     print_card(
         console,
@@ -216,20 +229,25 @@ def _finish(
             metrics=fitted.metrics,
             baselines=baselines,
             groups=fitted.groups,
-            commands=_next_commands(settings),
+            commands=_next_commands(settings, run_dir),
             is_sample=isinstance(settings.data, SampleCorpus),
         ),
     )
 
 
-def _next_commands(settings: Settings) -> Sequence[str]:
+def _next_commands(settings: Settings, run_dir: Path) -> Sequence[str]:
     """Commands that work from here."""
+    run = shlex.quote(str(run_dir))
     if isinstance(settings.data, SampleCorpus):
         return (
+            f"python evaluate.py run={run} baseline=true",
             "python train.py page=squared_paper seed=2",
-            "python train.py adapter.rank=16 logger=csv",
             "python train.py check_only=true model=qwen3_vl_8b hardware=h800x1",
         )
+    predict = f"python predict.py run={run} input=FOLDER output=grades.jsonl"
+    if settings.data.test_fraction > 0:
+        return (f"python evaluate.py run={run} baseline=true", predict)
     root = shlex.quote(str(getattr(settings.data, "root", "DIR")))
     held_out = "data.on_problem=drop data.val_fraction=0.1 data.test_fraction=0.1"
-    return (f"python train.py experiment=aes_h800x1 data.root={root} {held_out} check_only=true",)
+    plan = f"python train.py experiment=aes_h800x1 data.root={root} {held_out} check_only=true"
+    return (predict, plan)

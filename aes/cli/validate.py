@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -161,10 +162,47 @@ def check_combination(settings: Settings) -> None:
         _check_machine(settings)
 
 
+_WITHOUT_EFFECT = ("adapter", "callbacks", "loss", "optim", "strategy", "trainer")
+_KEYS_WITHOUT_EFFECT = ("check_only", "global_batch_size", "run_dir")
+
+
+def check_grading(settings: Settings, run_dir: Path, *, overrides: Sequence[str]) -> None:
+    """Refuses to grade with a run that cannot, or with settings that would do nothing.
+
+    Args:
+        settings: The run's own, with the changes of the command line.
+        run_dir: The run.
+        overrides: The command line.
+
+    Raises:
+        ValueError: If the run is incomplete or was trained for another rubric, this machine lacks
+            the hardware, or a setting has no effect.
+    """
+    from aes.model.trained import read_grading_facts
+
+    for override in overrides:
+        key = override.lstrip("+~").partition("=")[0].partition("@")[0]
+        if key in _KEYS_WITHOUT_EFFECT or key.partition(".")[0] in _WITHOUT_EFFECT:
+            raise ValueError(f"{key} has no effect on a run that is trained; leave it out")
+    facts = read_grading_facts(run_dir)
+    trained = {name: tuple(ends) for name, ends in facts["ranges"].items()}
+    if trained != settings.rubric.ranges:
+        raise ValueError(
+            f"{run_dir} was trained for {_ranges(trained)}, but rubric="
+            f"{settings.choices['rubric']} asks for {_ranges(settings.rubric.ranges)}; leave "
+            "rubric= out"
+        )
+    _check_machine(settings)
+
+
+def _ranges(ranges: Mapping[str, tuple[int, int]]) -> str:
+    return ", ".join(f"{name} {low}-{high}" for name, (low, high) in ranges.items())
+
+
 def _check_monitor(settings: Settings) -> None:
     """What decides the best checkpoint must be measured, and higher must be better."""
     measured = [f"val/qwk/{name}" for name in ("total", *settings.rubric.traits)]
-    measured.append("val/pearson/total")
+    measured += ["val/pearson/total", "val/spearman/total"]
     monitor = settings.checkpoint.monitor
     if monitor not in measured:
         raise ValueError(
@@ -191,14 +229,14 @@ def _check_machine(settings: Settings) -> None:
     hardware, choice = settings.hardware, settings.choices["hardware"]
     if hardware.num_ranks > 1:
         raise ValueError(
-            f"hardware={choice} has {hardware.num_ranks} devices, but this version trains on one; "
+            f"hardware={choice} has {hardware.num_ranks} devices, but this version works on one; "
             "set hardware.devices=1 and hardware.num_nodes=1 with strategy=single, or only plan "
             "the run with check_only=true"
         )
     if settings.strategy.name != "single":
         raise ValueError(
             f"strategy={settings.strategy.name} would do nothing on the one device that this "
-            "version trains on; use strategy=single, or only plan the run with check_only=true"
+            "version works on; use strategy=single, or only plan the run with check_only=true"
         )
     if hardware.accelerator == "cuda":
         import torch  # slow to import, and only needed here

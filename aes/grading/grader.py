@@ -42,20 +42,26 @@ class Grader:
         self.calibration = calibration
 
     def grade(
-        self, examples: Iterable[Example], *, scores_only: bool = False, progress: str | None = None
+        self,
+        examples: Iterable[Example],
+        *,
+        scores_only: bool = False,
+        progress: str | None = None,
+        total: int | None = None,
     ) -> Iterator[Grade]:
         """Grades in input order; an answer that cannot be read is a Grade with ``parse_error``.
 
         Args:
             scores_only: Leave feedback empty; saves most of the time.
             progress: Label of a progress bar; ``None``: no bar. See ``Engine.answer``.
+            total: Where the bar ends, for examples that cannot be counted.
 
         Raises:
             ValueError: If an example asks for free text, which has no Grade.
         """
         # A sequence goes to the Engine as it is, since its length is the progress bar's.
         asked, kept = (examples,) * 2 if isinstance(examples, Sequence) else tee(examples)
-        answers = self.engine.answer(asked, scores_only=scores_only, progress=progress)
+        answers = self.engine.answer(asked, scores_only=scores_only, progress=progress, total=total)
         for example, answer in zip(map(_gradable, kept), answers, strict=True):
             assert example.id == answer.id, f"{answer.id} came before {example.id}"
             yield read_answer(answer, self.rubric, example, calibration=self.calibration)

@@ -67,6 +67,7 @@ class Engine:
         *,
         scores_only: bool = False,
         progress: str | None = None,
+        total: int | None = None,
     ) -> Iterator[Answer]:
         """Answers in input order, as soon as they are there.
 
@@ -76,11 +77,13 @@ class Engine:
             scores_only: Leave feedback empty; saves most of the time. The number of forward passes
                 then depends on the number of examples alone.
             progress: Label of a progress bar on the terminal; none without.
+            total: Where the bar ends, for examples that cannot be counted.
 
         Raises:
             ValueError: If a page cannot be opened.
         """
-        total = len(examples) if isinstance(examples, Sized) else None
+        if total is None and isinstance(examples, Sized):
+            total = len(examples)
         with progress_bar(progress, total) as advance, closing(self._batches(examples)) as batches:
             for answer in in_order(self._decode(*batch, scores_only) for batch in batches):
                 advance()

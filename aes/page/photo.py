@@ -26,6 +26,11 @@ MAX_FILE_PIXELS = 80_000_000
 MAX_ASPECT_RATIO = 100
 """The image processor of Qwen3-VL refuses ratios over 200."""
 
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
+"""By content, whatever the name says. Pillow knows more, among them EPS, which it would run."""
+
+_UNREADABLE = (OSError, SyntaxError, EOFError, ValueError, TypeError, OverflowError, struct.error)
+
 INK_CONTRAST = 24
 """Grey levels from the blurred surroundings at which a pixel counts as written on."""
 
@@ -34,7 +39,7 @@ def open_page(source: Path | PdfPage, *, min_pixels: int, max_pixels: int) -> Im
     """Open an image file or a page of a PDF as a page.
 
     Args:
-        source: A file of any format that Pillow reads, or a page of a PDF.
+        source: A file of one of ``FORMATS``, or a page of a PDF.
         min_pixels: Smallest area of the page.
         max_pixels: Largest area of the page, at least twice ``min_pixels``.
 
@@ -55,8 +60,9 @@ def open_page(source: Path | PdfPage, *, min_pixels: int, max_pixels: int) -> Im
 
 def _read(path: Path) -> Image.Image:
     """The image, upright and in RGB."""
+    Image.init()  # without this, Pillow takes no format by name that it has not met before
     with _naming(path):
-        file = Image.open(path)
+        file = Image.open(path, formats=FORMATS)
     with file:
         _check_header(file, path)
         with _naming(path):
@@ -76,10 +82,10 @@ def _naming(path: Path) -> Iterator[None]:
         raise ValueError(_too_large(path)) from error
     except FileNotFoundError as error:
         raise ValueError(f"{path} does not exist: correct the path.") from error
-    except (OSError, SyntaxError, EOFError, ValueError, OverflowError, struct.error) as error:
+    except _UNREADABLE as error:
         raise ValueError(
-            f"{path} cannot be read as an image; it may be cut short or of a format that Pillow "
-            "does not know: save it anew."
+            f"{path} cannot be read as an image; it may be cut short or of another format: save "
+            "it anew as PNG or JPEG."
         ) from error
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from aes.metrics.groups import GroupAgreement
+from aes.metrics.results import Agreement
 
 SAMPLE_NOTE = (
     "SAMPLE: trained and graded on the embedded sample, which is material for trying things out; "
@@ -31,7 +31,7 @@ class ClosingCard:
         run_dir: Where the run is kept.
         metrics: By name, e.g. ``val/qwk/total``, without the baselines.
         baselines: As ``baseline_metrics`` gives them; empty: none are shown.
-        groups: Agreement by operation, ``""`` for originals; empty: no such table.
+        groups: Agreement by operation; empty: no such table.
         commands: To try next, each one line.
         is_sample: Whether the corpus was the embedded sample.
     """
@@ -39,7 +39,7 @@ class ClosingCard:
     run_dir: Path
     metrics: Mapping[str, float]
     baselines: Mapping[str, float] = field(default_factory=dict)
-    groups: Mapping[str, GroupAgreement] = field(default_factory=dict)
+    groups: Mapping[str, Agreement] = field(default_factory=dict)
     commands: Sequence[str] = ()
     is_sample: bool = False
 
@@ -83,15 +83,15 @@ def _metrics_table(metrics: Mapping[str, float], baselines: Mapping[str, float])
     return table
 
 
-def _groups_table(groups: Mapping[str, GroupAgreement]) -> Table:
+def _groups_table(groups: Mapping[str, Agreement]) -> Table:
     table = _table("operation", "essays", "QWK", "MAE", "mean shift")
     for group, agreement in groups.items():
         table.add_row(
-            Text(group or "original"),
+            Text(group),
             str(agreement.num),
-            _number(agreement.qwk),
-            _number(agreement.mae),
-            _number(agreement.mean_shift, sign="+"),
+            _number(agreement.metrics["qwk/total"]),
+            _number(agreement.metrics["mae/total"]),
+            _number(agreement.metrics["mean_shift/total"], sign="+"),
         )
     return table
 

@@ -29,3 +29,9 @@ def test_a_run_on_a_card_learns_and_validates(tmp_path: Path) -> None:
     assert losses[-1] < losses[0]
     assert lines[0]["peak_memory_gib"] > 0
     assert json.loads((run_dir / "metrics.json").read_text())["val/parse_rate"] == 1.0
+    command = [sys.executable, str(ROOT / "evaluate.py"), f"run={run_dir}", "baseline=true"]
+    command += ["num_resamples=20", f"paths.cache={tmp_path / 'cache'}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((run_dir / "evaluation" / "test" / "metrics.json").read_text())
+    assert metrics["test/parse_rate"] == 1.0

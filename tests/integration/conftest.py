@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 
 import pytest
 
-from aes.cli.entry import main
+from aes.cli import entry
 from aes.cli.train import run
 from aes.corpus.sample_corpus import load_sample
 
@@ -39,11 +41,86 @@ def train(
     def command(*args: str) -> int:
         monkeypatch.setattr(sys, "argv", ["train.py", *args])
         with pytest.raises(SystemExit) as stop:
-            main("train", run)
+            entry.main("train", run)
         assert isinstance(stop.value.code, int)
         return stop.value.code
 
     yield command
+
+
+@pytest.fixture
+def evaluate(
+    monkeypatch: pytest.MonkeyPatch, session_cache: Path, tmp_path: Path
+) -> Callable[..., int]:
+    """The same for ``evaluate.py``."""
+    return _on_run("evaluate", monkeypatch, session_cache, tmp_path)
+
+
+@pytest.fixture
+def predict(
+    monkeypatch: pytest.MonkeyPatch, session_cache: Path, tmp_path: Path
+) -> Callable[..., int]:
+    """The same for ``predict.py``."""
+    return _on_run("predict", monkeypatch, session_cache, tmp_path)
+
+
+def _on_run(
+    name: str, monkeypatch: pytest.MonkeyPatch, cache: Path, folder: Path
+) -> Callable[..., int]:
+    monkeypatch.setenv("AES_CACHE", str(cache))
+    monkeypatch.chdir(folder)
+
+    def command(*args: str) -> int:
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *args])
+        with pytest.raises(SystemExit) as stop:
+            getattr(entry, name)()
+        assert isinstance(stop.value.code, int)
+        return stop.value.code
+
+    return command
+
+
+@pytest.fixture(scope="session")
+def train_once(
+    tmp_path_factory: pytest.TempPathFactory, session_cache: Path, cheap: tuple[str, ...]
+) -> Callable[..., Path]:
+    """Trains for two steps and returns the run, which tests may read and evaluate."""
+
+    def train(name: str, *args: str) -> Path:
+        run_dir = tmp_path_factory.mktemp(name) / "run"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("AES_CACHE", str(session_cache))
+            patch.setattr(
+                sys, "argv", ["train.py", *cheap, "data.copies=2", f"run_dir={run_dir}", *args]
+            )
+            with pytest.raises(SystemExit) as stop:
+                entry.main("train", run)
+        assert stop.value.code == 0
+        return run_dir
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def trained_run(train_once: Callable[..., Path]) -> Path:
+    """A run that every test may copy; results are kept elsewhere with ``out=``."""
+    return train_once("trained")
+
+
+@pytest.fixture(scope="session")
+def predict_once(session_cache: Path) -> Callable[..., tuple[int, str]]:
+    """``predict.py`` for tests that share a result; returns the status and what stood on stderr."""
+
+    def command(*args: str) -> tuple[int, str]:
+        with pytest.MonkeyPatch.context() as patch, redirect_stderr(StringIO()) as shown:
+            patch.setenv("AES_CACHE", str(session_cache))
+            patch.setattr(sys, "argv", ["predict.py", *args])
+            with pytest.raises(SystemExit) as stop:
+                entry.predict()
+        assert isinstance(stop.value.code, int)
+        return stop.value.code, shown.getvalue()
+
+    return command
 
 
 @pytest.fixture(scope="session")

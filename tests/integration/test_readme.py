@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from aes.corpus import load_sample
 from aes.prompt import AnswerSchema
 from aes.rubric import Rubric
 
@@ -34,8 +36,8 @@ def commands_of(page: Path) -> list[str]:
     ]
 
 
-def train_commands() -> list[str]:
-    """Every training command of the English pages, once."""
+def commands_of_pages() -> list[str]:
+    """Every command of ours on the English pages, once."""
     parts = (part for page in PAGES for line in commands_of(page) for part in line.split(" '&&' "))
     return sorted({part for part in parts if part.startswith("python ")})
 
@@ -52,9 +54,13 @@ def test_continuous_integration_runs_the_test_command_of_the_readme() -> None:
     assert pattern.findall(README.read_text(encoding="utf-8")) == [INSTALL_AND_TEST]
 
 
+TRAINING = [c for c in commands_of_pages() if "train.py" in c]
+ON_A_RUN = [c for c in commands_of_pages() if "train.py" not in c]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("command", train_commands())
-def test_command_works(
+@pytest.mark.parametrize("command", TRAINING)
+def test_training_command_works(
     command: str,
     train: Callable[..., int],
     cheap: tuple[str, ...],
@@ -71,9 +77,59 @@ def test_command_works(
         args.append("check_only=true")
     if "check_only=true" not in args and "--cfg" not in args:
         args = [arg for arg in args if arg.partition("=")[0] != "run_dir"]
+        if any(arg.startswith("data.fold=") for arg in args):  # two of the folds will do
+            args = [arg.replace("0,1,2,3,4", "0,1") for arg in args]
         place = "hydra.sweep.dir" if "-m" in args else "run_dir"
         args += [*cheap, f"{place}={tmp_path / 'run'}"]
     assert train(*args) == 0
+
+
+@pytest.fixture(scope="session")
+def calibrated_run(train_once: Callable[..., Path]) -> Path:
+    """A run that holds out enough essays to be calibrated on."""
+    return train_once("readme", "data.val_fraction=0.4")
+
+
+@pytest.fixture
+def two_folds(train_once: Callable[..., Path], tmp_path: Path) -> Path:
+    """What the sweep over the folds leaves."""
+    for fold in (0, 1):
+        run = train_once(f"readme{fold}", f"data.fold={fold}", "data.num_folds=2")
+        shutil.move(run, tmp_path / "sweep" / str(fold))
+    return tmp_path / "sweep"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ON_A_RUN)
+def test_command_on_a_run_works(
+    command: str,
+    request: pytest.FixtureRequest,
+    evaluate: Callable[..., int],
+    predict: Callable[..., int],
+    calibrated_run: Path,
+    tmp_path: Path,
+) -> None:
+    python, script, *rest = shlex.split(command)
+    assert python == "python", command
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    essay = load_sample()[0]
+    (inbox / "essay.txt").write_text(f"{essay.title}\n{essay.text}", encoding="utf-8")
+    names: dict[str, Callable[[], object]] = {
+        "run=RUN_DIR": lambda: f"run={calibrated_run}",
+        "run=multirun/DATE/TIME": lambda: f"run={request.getfixturevalue('two_folds')}",
+        "input=FOLDER": lambda: f"input={inbox}",
+        "input=PAGE": lambda: f"input={inbox / 'essay.txt'}",
+    }
+    args = [str(names[arg]()) if arg in names else arg for arg in rest]
+    assert not [arg for arg in args if re.search(r"=[A-Z/_]+$", arg)], "a name that nothing fills"
+    if any(arg.startswith("calibration=") for arg in args):
+        assert evaluate(f"run={calibrated_run}", "split=val", "num_resamples=0") == 0
+    if script == "evaluate.py":
+        assert evaluate(*args, "num_resamples=20", "fresh=true") == 0
+    else:
+        assert script == "predict.py", command
+        assert predict(*args, "decoding.max_answer_tokens=8") == 0
 
 
 def test_both_readmes_list_the_same_commands() -> None:

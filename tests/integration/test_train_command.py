@@ -84,7 +84,7 @@ def test_run_directory_holds_what_the_readme_lists(finished: Finished) -> None:
     assert {p.name for p in (finished.folder / "adapter").iterdir()} == {
         "adapter_config.json",
         "adapter_model.safetensors",
-        "page.json",
+        "grading.json",
     }
     assert list((finished.folder / "wandb").glob("offline-run-*/*.wandb"))
     assert (finished.folder / "training_loss.png").read_bytes().startswith(b"\x89PNG")

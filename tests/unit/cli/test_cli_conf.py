@@ -1,5 +1,6 @@
 """Every option of every group composes and binds; a misspelt key in a YAML does not."""
 
+import re
 import shutil
 from dataclasses import fields
 from pathlib import Path
@@ -8,14 +9,18 @@ import pytest
 import yaml
 
 from aes.cli.compose import compose, resolve, without_hydra
-from aes.cli.settings import TARGET, Settings, bind_settings
+from aes.cli.requests import EvaluateValues, PredictValues
+from aes.cli.settings import TARGET, Settings, bind_settings, bind_target
 from aes.cli.source import CONFIG_DIR, Source
+from aes.grading import CalibrationSpec
 from aes.model import LoraSpec
 from aes.page import ScanNoise
+from aes.prompt.suite_spec import NoSuiteSpec, SuiteSpec
 
-OPTIONS = sorted(
-    (path.parent.name, path.stem) for path in CONFIG_DIR.glob("*/*.yaml") if path.parent != "hydra"
-)
+# Groups of one command each; the others are everybody's.
+COMMAND_OF = {"suite": "evaluate", "calibration": "predict"}
+CLASS_OF = {"suite": (SuiteSpec, NoSuiteSpec), "calibration": (CalibrationSpec,)}
+OPTIONS = sorted((path.parent.name, path.stem) for path in CONFIG_DIR.glob("*/*.yaml"))
 # A root is the only value that no option can know.
 NEEDS_ROOT = {
     path.stem for path in (CONFIG_DIR / "data").glob("*.yaml") if "???" in path.read_text()
@@ -38,7 +43,48 @@ def own_conf(tmp_path: Path) -> Path:
     return Path(shutil.copytree(CONFIG_DIR, tmp_path / "conf"))
 
 
-@pytest.mark.parametrize(("group", "option"), OPTIONS, ids=lambda value: value)
+@pytest.mark.parametrize(("group", "option"), [o for o in OPTIONS if o[0] in COMMAND_OF])
+def test_every_option_of_one_command_binds(group: str, option: str) -> None:
+    overrides = (f"{group}={option}", "run=somewhere", "input=somewhere")
+    command = COMMAND_OF[group]
+    source = Source(
+        config_dir=CONFIG_DIR,
+        config_name=command,
+        overrides=overrides if command == "predict" else overrides[:2],
+    )
+    config = compose(source)
+    values = resolve(without_hydra(config), config.hydra, source).values
+    assert isinstance(bind_target(values[group], path=group), CLASS_OF[group])
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict"])
+def test_the_top_of_a_command_holds_only_its_own_keys(command: str) -> None:
+    own = {
+        "train": set(),
+        "evaluate": {*EvaluateValues.__dataclass_fields__, "suite"},
+        "predict": {*PredictValues.__dataclass_fields__, "calibration"},
+    }[command]
+    given = [f"{key}=somewhere" for key in ("run", "input") if key in own]
+    source = Source(config_dir=CONFIG_DIR, config_name=command, overrides=tuple(given))
+    config = compose(source)
+    composed = resolve(without_hydra(config), config.hydra, source)
+    assert own <= composed.values.keys()
+    bind_settings(composed, other_keys=own)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict"])
+def test_the_groups_in_a_command_s_help_have_the_options_told(command: str) -> None:
+    text = yaml.safe_load((CONFIG_DIR / f"{command}.yaml").read_text())["hydra"]["help"]["template"]
+    told = dict(re.findall(r"^(\w+): ([\w, ]+)$", text, re.MULTILINE))
+    assert {"decoding", "hardware", "page"} < told.keys()
+    for group, options in told.items():
+        there = {path.stem for path in (CONFIG_DIR / group).glob("*.yaml")}
+        assert set(options.split(", ")) == there
+
+
+@pytest.mark.parametrize(
+    ("group", "option"), [o for o in OPTIONS if o[0] not in COMMAND_OF], ids=lambda value: value
+)
 def test_every_option_binds(group: str, option: str) -> None:
     needs_root = (group == "data" and option in NEEDS_ROOT) or (
         group == "experiment" and option in EXPERIMENTS_WITH_ROOT
@@ -77,7 +123,7 @@ def test_a_group_within_a_group_is_bound() -> None:
         ("hardware/cpu.yaml", "micro_batch_size", "microbatch_size"),
         ("trainer/default.yaml", "max_epochs", "maxepochs"),
         ("callbacks/default.yaml", "monitor", "moniter"),
-        ("train.yaml", "global_batch_size", "global_batchsize"),
+        ("base.yaml", "global_batch_size", "global_batchsize"),
         ("paths/default.yaml", "cache", "cashe"),
     ],
 )

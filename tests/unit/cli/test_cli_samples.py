@@ -53,4 +53,4 @@ def test_samples_beyond_the_most_stand_in_the_plan(session_cache: Path) -> None:
     samples = prepare_samples(settings, Console(file=io.StringIO()))
     plan = make_run_plan(settings, samples)
     assert len(samples.train.rows) == 16
-    assert plan.dropped == {"max_samples": 21 * 2 - 16}
+    assert plan.dropped == {"max_samples": 18 * 2 - 16}

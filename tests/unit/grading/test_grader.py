@@ -70,10 +70,17 @@ class Echo:
         self.asked: list[bool] = []
         self.labels: list[str | None] = []
         self.sizes: list[int] = []
+        self.totals: list[int | None] = []
 
     def answer(
-        self, examples: Any, *, scores_only: bool = False, progress: str | None = None
+        self,
+        examples: Any,
+        *,
+        scores_only: bool = False,
+        progress: str | None = None,
+        total: int | None = None,
     ) -> Iterator[Answer]:
+        self.totals.append(total)
         self.asked.append(scores_only)
         self.labels.append(progress)
         if isinstance(examples, Sized):
@@ -189,6 +196,8 @@ def test_progress_reaches_the_engine(small_rubric: Rubric) -> None:
     # The bar needs to know how many there are.
     list(grader.grade(iter([Example(id="x", messages=())])))
     assert echo.sizes == [1, 1]
+    list(grader.grade(iter([Example(id="x", messages=())]), total=7))
+    assert echo.totals == [None, None, None, 7]
 
 
 def test_free_text_has_no_grade(small_rubric: Rubric) -> None:

@@ -176,9 +176,11 @@ def test_progress_shows_on_a_terminal_only(
         monkeypatch.setattr(sys, "stderr", stream)
         list(make_engine().answer(examples, scores_only=True, progress=label))
         list(make_engine().answer(iter(examples), scores_only=True, progress=label))
+        list(make_engine().answer(iter(examples), scores_only=True, progress=label, total=9))
         shown.append(stream.getvalue())
     assert "grading" in shown[0]
     assert "4/4" in shown[0]
+    assert "4/9" in shown[0]
     assert shown[1:] == ["", ""]
 
 

@@ -1,3 +1,5 @@
+import struct
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -126,6 +128,14 @@ def broken_files(tmp_path, page):
         yield name, data[:30]
     yield "text.png", "不是图片".encode()
     yield "empty.jpg", b""
+    page.save(tmp_path / "whole.tif")
+    data = bytearray((tmp_path / "whole.tif").read_bytes())
+    (start,) = struct.unpack_from("<I", data, 4)
+    (num_entries,) = struct.unpack_from("<H", data, start)
+    struct.pack_into("<I", data, start + 2 + 12 * num_entries, len(data))
+    yield "second_page_without_size.tif", bytes(data) + bytes(6)
+    page.save(tmp_path / "program.eps")
+    yield "program.png", (tmp_path / "program.eps").read_bytes()
 
 
 def test_a_broken_file_is_named(renderer, page, tmp_path):

@@ -6,13 +6,20 @@ from pathlib import Path
 
 from rich.console import Console
 
-from aes.metrics.groups import GroupAgreement
+from aes.metrics.results import Agreement
 from aes.report.card import SAMPLE_NOTE, ClosingCard, print_card
 
 COMMAND = (
     "python predict.py run=outputs/2026-01-01/12-00-00 input=some/very/long/folder/of/pages "
     "output=out.jsonl adapter.targets=[attention]"
 )
+
+
+def group(num: int, **metrics: float) -> Agreement:
+    metrics = {f"{name}/total": value for name, value in metrics.items()}
+    return Agreement(num=num, num_sources=num, metrics=metrics)
+
+
 FULL = ClosingCard(
     run_dir=Path("outputs/2026-01-01/12-00-00"),
     metrics={"val/qwk/total": 0.71249, "val/qwk/content": nan, "val/mae/total": 6.5},
@@ -23,8 +30,8 @@ FULL = ClosingCard(
         "baseline/length_ridge/mae": 7.75,
     },
     groups={
-        "": GroupAgreement(num=5, qwk=0.6, mae=3.0, mean_shift=-1.5),
-        "cut_50": GroupAgreement(num=1, qwk=nan, mae=4.0, mean_shift=4.0),
+        "original": group(5, qwk=0.6, mae=3.0, mean_shift=-1.5),
+        "cut": group(1, qwk=nan, mae=4.0, mean_shift=4.0),
     },
     commands=[COMMAND],
     is_sample=True,
@@ -52,7 +59,7 @@ def test_metrics_stand_beside_their_baselines() -> None:
 def test_groups_have_sizes_and_signed_shifts() -> None:
     lines = printed(FULL)
     assert row(lines, "original") == ["5", "0.600", "3.000", "-1.500"]
-    assert row(lines, "cut_50") == ["1", "-", "4.000", "+4.000"]
+    assert row(lines, "cut") == ["1", "-", "4.000", "+4.000"]
 
 
 def test_commands_can_be_copied_whole() -> None:

@@ -1,0 +1,149 @@
+"""``python evaluate.py``: from a finished run to metrics and a report. Wiring only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from aes.cli.graded_run import GradedRun, grade_run
+from aes.cli.grading import EssaysOfPart, read_part, require_same_question
+from aes.cli.measuring import measure_runs
+from aes.cli.requests import EvaluationRequest, TrainedRun
+from aes.training import WandbSpec
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from aes.metrics.results import Evaluation
+
+
+def run(request: EvaluationRequest) -> int:
+    """Grade, measure and report.
+
+    Returns:
+        Exit status 0.
+
+    Raises:
+        ValueError: For every mistake of the user's.
+    """
+    from aes.report.evaluation_card import print_evaluation
+
+    console = Console()
+    folder = _out(request)
+    # All that can be refused is, before the first essay is graded.
+    # Folds share their data: what is wrong with it is said once.
+    consoles = [console, *(Console(quiet=True) for _ in request.runs[1:])]
+    parts = [
+        read_part(one, request.values.split, where)
+        for one, where in zip(request.runs, consoles, strict=True)
+    ]
+    if len(parts) > 1:
+        _require_folds(request.runs, parts)
+    if request.second is not None:
+        require_same_question(request.second, request.runs[0], parts[0], request.values.split)
+    graded = [
+        grade_run(request, one, part, folder) for one, part in zip(request.runs, parts, strict=True)
+    ]
+    evaluation = measure_runs(request, graded, folder)
+    settings = graded[0].run.settings
+    report = _write(request, evaluation, graded, folder)
+    print_evaluation(console, evaluation, settings.rubric, report)
+    return 0
+
+
+def _out(request: EvaluationRequest) -> Path:
+    """Folder of the results: in the run, or beside the folds."""
+    if request.values.out is not None:
+        return request.values.out.expanduser().absolute()
+    parents = {one.path.parent for one in request.runs}
+    inner = Path("evaluation") / request.values.split
+    if len(request.runs) == 1:
+        return request.runs[0].path / inner
+    if len(parents) > 1:
+        raise ValueError(
+            "the runs to pool lie in different folders, so it is not clear where the results "
+            "belong; add out=DIR"
+        )
+    return parents.pop() / inner
+
+
+def _require_folds(runs: Sequence[TrainedRun], parts: Sequence[EssaysOfPart]) -> None:
+    """Pooled runs must hold out different essays under one rubric, as folds do."""
+    owners: dict[str, Path] = {}
+    for one, part in zip(runs, parts, strict=True):
+        if one.settings.rubric != runs[0].settings.rubric:
+            raise ValueError(
+                f"{runs[0].path} and {one.path} grade by different rubrics; pool the folds of one "
+                "cross-validation"
+            )
+        for source in {essay.source for essay in part.essays}:
+            if source in owners:
+                raise ValueError(
+                    f"{owners[source]} and {one.path} both hold out {source}, so they are not "
+                    "folds of one cross-validation; train folds with python train.py -m "
+                    "data.fold=0,1,2,3,4 data.num_folds=5, or compare two runs with second=DIR"
+                )
+            owners[source] = one.path
+
+
+def _write(
+    request: EvaluationRequest,
+    evaluation: Evaluation,
+    graded: Sequence[GradedRun],
+    folder: Path,
+) -> Path:
+    """All files of the results, and the panels in W&B; returns the report."""
+    from aes.report.evaluation import write_report
+    from aes.report.evaluation_files import write_metrics, write_reference_files
+
+    one = graded[0]
+    rubric = one.run.settings.rubric
+    folder.mkdir(parents=True, exist_ok=True)
+    write_metrics(evaluation, folder / "metrics.json", prefix=request.values.split)
+    prompts = {
+        example.id: run.part.material.processor.prompt_text(example)
+        for run in graded
+        for example in run.part.examples
+    }
+    write_reference_files(
+        evaluation,
+        folder,
+        prompts=prompts,
+        grading_s=sum(run.grading_s for run in graded),
+        preparation_s=sum(run.lazy.preparation_s for run in graded),
+        batch_size=one.run.settings.decoding.batch_size,
+    )
+    report = folder / "report.html"
+    images = _page_images(graded)
+    write_report(evaluation, rubric, report, page_images=images)
+    spec = one.run.settings.logger
+    if isinstance(spec, WandbSpec):
+        from lightning.pytorch.loggers import WandbLogger
+
+        from aes.report.evaluation_wandb import log_evaluation
+        from aes.training.loggers import build_logger, close_logger
+
+        logger = build_logger(spec, run_dir=folder, config=evaluation.facts)
+        assert isinstance(logger, WandbLogger)
+        split = request.values.split
+        log_evaluation(logger.experiment, evaluation, rubric, split=split, page_images=images)
+        close_logger(logger)
+    return report
+
+
+def _page_images(graded: Sequence[GradedRun]) -> Any:
+    """Draws an essay's pages by its id."""
+    places = {
+        example.id: (run.part.material.builder.renderer, example)
+        for run in graded
+        for example in run.part.examples
+    }
+
+    def images(id: str) -> list[Image]:
+        renderer, example = places[id]
+        return [renderer.image(page) for page in example.pages]
+
+    return images

@@ -1,0 +1,157 @@
+"""What evaluate.py and predict.py share: a finished run's Grader, and the essays of its parts.
+
+Wiring only; nothing is written to disk but the cache.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from aes.cli.requests import Part, TrainedRun, plain
+from aes.cli.samples import SPLIT_FILE, Material, read_and_split, tokenise
+from aes.cli.saved_run import read_run
+from aes.records import Essay, Example
+
+if TYPE_CHECKING:
+    from aes.data.processor import Processor
+    from aes.grading import Grader
+    from aes.grading.calibration import Calibration
+    from aes.prompt.build import ExampleBuilder
+
+
+@dataclass(frozen=True)
+class EssaysOfPart:
+    """The essays to be graded, and those that trained.
+
+    Attributes:
+        essays: As samples, ladder included; in step with ``examples``.
+        trained: What the run trained on; empty for data that is not the run's.
+        dropped: Ids of samples that were left out as too long.
+    """
+
+    material: Material
+    essays: tuple[Essay, ...]
+    examples: tuple[Example, ...]
+    trained: tuple[Essay, ...]
+    dropped: tuple[str, ...]
+
+
+def read_part(run: TrainedRun, part: Part, console: Console) -> EssaysOfPart:
+    """Reads the data and takes one part, as the run cut it.
+
+    Raises:
+        ValueError: If the data is not right, the part is empty, or the run was trained on some of
+            what it was to hold out.
+    """
+    settings = run.settings
+    material, split = read_and_split(settings, console, weights=True)
+    if part == "all":
+        essays = settings.data.expand(material.reading.essays, seed=settings.seed)
+    else:
+        essays = {"train": split.train, "val": split.val, "test": split.test}[part]
+    if not essays:
+        raise ValueError(
+            f"{run.path} holds no essays out for split={part}; choose another split=, or train "
+            f"with data.{'val' if part == 'val' else 'test'}_fraction=0.2"
+        )
+    own_data = _is_own_data(run)
+    if own_data and part in ("val", "test"):
+        require_unseen(run.path, essays)
+    prepared = tokenise(settings, material, essays, label=part)
+    examples = prepared.examples()
+    kept = {example.id for example in examples}
+    return EssaysOfPart(
+        material=material,
+        essays=tuple(essay for essay in essays if essay.id in kept),
+        examples=tuple(examples),
+        trained=split.train if own_data and part != "all" else (),
+        dropped=prepared.dropped,
+    )
+
+
+def require_unseen(run_dir: Path, essays: Sequence[Essay]) -> None:
+    """Checks that a run was not trained on essays that shall show what it can.
+
+    Raises:
+        ValueError: If it was, as when the data or the seed of the split changed since.
+    """
+    file = run_dir / SPLIT_FILE
+    try:
+        trained = set(json.loads(file.read_text(encoding="utf-8"))["train"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{file} cannot be read, so nobody knows what the run was trained on; restore it, or "
+            "train again"
+        ) from error
+    seen = sorted({essay.source for essay in essays} & trained)
+    if seen:
+        raise ValueError(
+            f"{run_dir} was trained on {len(seen)} of these essays, such as {seen[0]}: the data or "
+            "the split is not what it was; use the same data with the same data.split_seed, "
+            "data.fold and fractions"
+        )
+
+
+def require_same_question(
+    second: TrainedRun, first: TrainedRun, part: EssaysOfPart, name: Part
+) -> None:
+    """Checks that a second marker may mark the first one's essays.
+
+    Raises:
+        ValueError: If it grades by another rubric, or was trained on them.
+    """
+    if second.settings.rubric.ranges != first.settings.rubric.ranges:
+        raise ValueError(
+            f"second={second.path} grades by another rubric than {first.path}; choose two runs of "
+            "one rubric"
+        )
+    if name in ("val", "test"):
+        require_unseen(second.path, part.essays)
+
+
+def _is_own_data(run: TrainedRun) -> bool:
+    saved = read_run(run.path).values["data"]
+    now = plain(run.settings.data)
+    return saved["_target_"] == run.settings.resolved["data"]["_target_"] and str(
+        saved.get("root")
+    ) == str(now.get("root"))
+
+
+def open_grader(
+    run: TrainedRun,
+    *,
+    builder: ExampleBuilder,
+    processor: Processor,
+    calibration: Calibration | None = None,
+) -> Grader:
+    """Loads the run's model into an Engine, into a Grader.
+
+    Raises:
+        ValueError: If the weights are not there or do not fit.
+    """
+    from aes.grading import Grader
+    from aes.inference.engine import Engine
+    from aes.model.trained import load_trained
+
+    settings = run.settings
+    model: Any = load_trained(
+        settings.model,
+        run.path,
+        cache=settings.cache,
+        precision=settings.hardware.precision,
+        accelerator=settings.hardware.accelerator,
+    )
+    engine = Engine(
+        model=model,
+        processor=processor,
+        renderer=builder.renderer,
+        decoding=settings.decoding,
+        precision=settings.hardware.precision,
+    )
+    return Grader(engine=engine, rubric=settings.rubric, builder=builder, calibration=calibration)

@@ -1,0 +1,108 @@
+"""Submissions -> Examples for the Grader, one after the other as it asks for them.
+
+What cannot be graded is written down instead, and the others go on. Wiring only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from aes.corpus.submissions import Submission, check_submission
+from aes.page import PageRenderer, PageSpec
+from aes.records import Essay, Example, PdfPage
+from aes.report.predictions import PredictionWriter
+
+if TYPE_CHECKING:
+    from aes.data.processor import Processor
+    from aes.prompt.build import ExampleBuilder
+
+
+class OpenedPages(PageRenderer):
+    """Opens a page once, though its check, its length and the model each ask for it.
+
+    What becomes of the file in between does no harm either.
+    """
+
+    def __init__(self, spec: PageSpec) -> None:
+        super().__init__(spec)
+        self._opened: dict[Path | PdfPage, Image.Image] = {}
+
+    def open(self, source: Path | PdfPage) -> Image.Image:
+        """As ``PageRenderer.open``, but the same image each time: not to be changed."""
+        if source not in self._opened:
+            self._opened[source] = super().open(source)
+        return self._opened[source]
+
+    def forget(self) -> None:
+        """Give the memory back."""
+        self._opened.clear()
+
+
+@dataclass
+class Inbox:
+    """Submissions on their way to the Grader: what cannot be graded is written down instead.
+
+    Attributes:
+        pages: What the Engine opens pages with, too.
+        warnings: What was mended, by the ids of essays that are being graded.
+        errors: Sentences of those that could not be.
+    """
+
+    submissions: list[Submission]
+    builder: ExampleBuilder
+    pages: OpenedPages
+    processor: Processor
+    max_tokens: int
+    writer: PredictionWriter
+    warnings: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
+
+    @property
+    def num_essays(self) -> int:
+        """How many will come, but for those whose pages turn out to be bad."""
+        return sum(submission.essay is not None for submission in self.submissions)
+
+    def examples(self) -> Iterator[Example]:
+        """Questions about the essays that can be graded.
+
+        Each is to be opened by the Engine before the next is taken.
+        """
+        for submission in self.submissions:
+            self.pages.forget()
+            checked = check_submission(submission, self.pages)
+            error, example = checked.error, None
+            if checked.essay is not None:
+                try:
+                    example = self._fit(checked.essay)
+                except ValueError as reason:
+                    error = f"{checked.place}: {reason}"
+            if example is None:
+                self.errors.append(error)
+                self.writer.write_error(checked.id, error, warnings=checked.warnings)
+            else:
+                self.warnings[checked.id] = checked.warnings
+                yield example
+
+    def _fit(self, essay: Essay) -> Example:
+        """The essay within the limit of tokens, in smaller type if need be."""
+        from aes.data.prepare import fit_essay
+
+        fitted = fit_essay(
+            essay,
+            builder=self.builder,
+            processor=self.processor,
+            max_tokens=self.max_tokens,
+            may_shrink=True,
+        )
+        num_tokens = len(fitted.encoded.input_ids)
+        if num_tokens > self.max_tokens:
+            raise ValueError(
+                f"it takes {num_tokens} tokens, more than data.max_tokens={self.max_tokens}: "
+                "raise that, or hand in less."
+            )
+        return fitted.example

@@ -1,0 +1,282 @@
+"""Graded runs -> an Evaluation: agreement, calibration, baselines, second marker, suite.
+
+Wiring only; every number is made in ``aes.metrics`` and ``aes.grading``.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from math import nan
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aes.cli.graded_run import GradedRun, LazyGrader, grade
+from aes.cli.requests import EvaluationRequest
+from aes.cli.samples import Material, make_builder, make_processor, tokenise
+from aes.corpus import SampleCorpus
+from aes.grading.calibration_file import CALIBRATION_FILE, load_calibration, save_calibrations
+from aes.grading.calibration_fit import cross_fit, fit_calibration
+from aes.model.trained import trained_digest
+from aes.prompt.suite_spec import SuiteSpec
+from aes.records import Essay, Marked
+
+if TYPE_CHECKING:
+    from aes.grading.calibration import Calibration, Method
+    from aes.metrics.results import Agreement, DoubleMarking, Evaluation, Robustness
+
+METHODS: tuple[Method, ...] = ("linear", "isotonic")
+_CALIBRATION_FOLDS = 5
+
+
+def measure_runs(
+    request: EvaluationRequest, graded: Sequence[GradedRun], folder: Path
+) -> Evaluation:
+    """Everything that was asked for; grades what a suite or a second marker needs.
+
+    Args:
+        folder: Of the results.
+    """
+    from aes.metrics.groups import by_band, by_group, by_length
+    from aes.metrics.measure import measure
+    from aes.metrics.results import Evaluation
+
+    settings = graded[0].run.settings
+    rubric = settings.rubric
+    marked = [one for run in graded for one in run.marked]
+    options: dict[str, Any] = {
+        "rubric": rubric,
+        "threshold": _threshold(request),
+        "num_resamples": request.values.num_resamples,
+        "seed": settings.seed,
+    }
+    calibration = _calibrate(request, graded, marked, folder, options)
+    # Before a second model takes the place of the first.
+    robustness = _robustness(request, graded, folder, options)
+    return Evaluation(
+        facts=_facts(request, graded),
+        marked=marked,
+        agreement=measure(marked, **options),
+        by_length=by_length(marked, **options),
+        by_band=by_band(marked, **options),
+        by_group=by_group(marked, **options),
+        **calibration,
+        baselines=_baselines(graded, options),
+        text=_text(graded),
+        double=_double(request, graded, folder, options),
+        robustness=robustness,
+        threshold=options["threshold"],
+        is_sample=isinstance(settings.data, SampleCorpus),
+    )
+
+
+def _threshold(request: EvaluationRequest) -> float:
+    rubric = request.runs[0].settings.rubric
+    given = request.values.arbitration_threshold
+    return (rubric.maximum_total - rubric.minimum_total) / 10 if given is None else given
+
+
+def _calibrate(
+    request: EvaluationRequest,
+    graded: Sequence[GradedRun],
+    marked: Sequence[Marked],
+    folder: Path,
+    options: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The fields of an Evaluation about calibration on other essays.
+
+    Held-out essays also make the run's calibration, from all of them; the report never applies a
+    map to an essay that it was fitted on.
+    """
+    rubric, split = options["rubric"], request.values.split
+    one, is_pooled = graded[0], len(graded) > 1
+    file = one.run.path / CALIBRATION_FILE
+    if split == "test" and not is_pooled and file.is_file():
+        digest = trained_digest(one.run.path)
+        maps = [load_calibration(file, rubric, m, adapter_digest=digest) for m in METHODS]
+        applied = {m.method: [m.apply_to(essay, rubric) for essay in marked] for m in maps}
+        note = f"fitted on {maps[0].num_essays} graded essays of split=val{_why(maps)}"
+        return _compared(applied, options, "val", note)
+    fitted = [fit_calibration(marked, rubric, method) for method in METHODS]
+    if is_pooled:
+        save_calibrations(folder / CALIBRATION_FILE, fitted, rubric, split=f"pooled {split}")
+    elif split == "val" and request.values.out is None:
+        digest = trained_digest(one.run.path)
+        save_calibrations(file, fitted, rubric, split=split, adapter_digest=digest)
+    folds, seed = _CALIBRATION_FOLDS, options["seed"]
+    refitted = {
+        method: cross_fit(marked, rubric, method, num_folds=folds, seed=seed) for method in METHODS
+    }
+    others = "the other folds" if is_pooled else "other essays of the same part"
+    note = f"cross-fitted, each essay by a map of {others}{_why(fitted)}"
+    return _compared(refitted, options, "folds" if is_pooled else "part", note)
+
+
+def _compared(
+    calibrated: Mapping[Method, Sequence[Marked]],
+    options: Mapping[str, Any],
+    source: str,
+    note: str,
+) -> dict[str, Any]:
+    from aes.metrics.measure import measure
+
+    return {
+        "calibrated": {method: measure(marked, **options) for method, marked in calibrated.items()},
+        "calibrated_totals": {
+            method: [nan if m.grade.parse_error else m.grade.expected_subtotal for m in marked]
+            for method, marked in calibrated.items()
+        },
+        "calibration_source": source,
+        "calibration_note": note,
+    }
+
+
+def _why(maps: Sequence[Calibration]) -> str:
+    """Why some traits are not calibrated."""
+    reasons = {reason for one in maps for reason in one.unchanged.values()}
+    return f"; unchanged where {'; '.join(sorted(reasons))}" if reasons else ""
+
+
+def _baselines(graded: Sequence[GradedRun], options: Mapping[str, Any]) -> dict[str, Agreement]:
+    """Graders that read little or nothing, and the model without its adapter."""
+    from aes.metrics.baseline import baseline_totals
+    from aes.metrics.measure import measure, measure_values
+
+    rubric = options["rubric"]
+    totals: dict[str, list[float]] = {}
+    for one in graded:
+        if not one.part.trained:
+            continue
+        predicted = baseline_totals(
+            train_texts=[_text_of(essay) for essay in one.part.trained],
+            train_gold=[rubric.total(essay.scores) for essay in one.part.trained],
+            texts=[_text_of(essay) for essay in one.part.essays],
+            minimum=rubric.minimum_total,
+            maximum=rubric.maximum_total,
+        )
+        for name, values in predicted.items():
+            totals.setdefault(name, []).extend(float(value) for value in values)
+    marked = [essay for one in graded for essay in one.marked]
+    baselines = {
+        name: measure_values(
+            values,
+            [rubric.total(essay.gold) for essay in marked],
+            sources=[essay.source for essay in marked],
+            **options,
+        )
+        for name, values in totals.items()
+        if len(values) == len(marked)
+    }
+    base = [essay for one in graded for essay in one.base]
+    return baselines | ({"no_adapter": measure(base, **options)} if base else {})
+
+
+def _text_of(essay: Essay) -> str:
+    """Title and body; nothing of an essay that came as images, whose body nobody has read."""
+    return "" if essay.pages else f"{essay.title}\n{essay.text}".strip()
+
+
+def _text(graded: Sequence[GradedRun]) -> dict[str, float]:
+    from aes.metrics.text_metric import TextMetrics
+
+    metrics = TextMetrics()
+    for one in graded:
+        metrics.update(
+            [essay.grade.raw for essay in one.marked], [essay.gold_text for essay in one.marked]
+        )
+    return {name: float(value) for name, value in metrics.compute().items()}
+
+
+def _double(
+    request: EvaluationRequest,
+    graded: Sequence[GradedRun],
+    folder: Path,
+    options: Mapping[str, Any],
+) -> DoubleMarking | None:
+    """The second run as second marker of the same essays."""
+    second = request.second
+    if second is None:
+        return None
+    from aes.metrics.double import double_marking
+
+    one = graded[0]
+    one.lazy.release()
+    material = Material(
+        one.part.material.reading,
+        make_builder(second.settings),
+        make_processor(second.settings, weights=True),
+    )
+    examples = tokenise(second.settings, material, one.part.essays, label="second").examples()
+    lazy = LazyGrader(second, material)
+    marked, _ = grade(lazy, examples, folder / "predictions_second.jsonl", request)
+    names = (one.run.path.name, second.path.name)
+    return double_marking(one.marked, marked, names=names, **options)
+
+
+def _robustness(
+    request: EvaluationRequest,
+    graded: Sequence[GradedRun],
+    folder: Path,
+    options: Mapping[str, Any],
+) -> Robustness | None:
+    """What becomes of the total when essays get worse or are made to deceive."""
+    if not isinstance(request.suite, SuiteSpec):
+        return None
+    from aes.metrics.robustness import measure_robustness
+    from aes.prompt.suite import build_suite
+
+    one, rubric = graded[0], options["rubric"]
+    images = folder / "suite_pages"
+    try:
+        suite = build_suite(
+            one.part.essays,
+            builder=one.part.material.builder,
+            spec=request.suite,
+            seed=options["seed"],
+            image_dir=images,
+        )
+        examples = [variant.example for variant in suite.variants]
+        path = folder / "predictions_robustness.jsonl"
+        marked, _ = grade(one.lazy, examples, path, request, scores_only=True)
+    finally:
+        shutil.rmtree(images, ignore_errors=True)
+    points = [
+        rubric.minimum_total if essay.grade.parse_error else essay.grade.expected_subtotal
+        for essay in marked
+    ]
+    return measure_robustness(
+        suite.variants,
+        points,
+        gain_points=request.suite.gain_under(rubric),
+        seed=options["seed"],
+        num_resamples=request.values.num_resamples,
+        skipped=suite.skipped,
+    )
+
+
+def _facts(request: EvaluationRequest, graded: Sequence[GradedRun]) -> dict[str, str]:
+    """What was evaluated, for people to read."""
+    one = graded[0]
+    settings = one.run.settings
+    dropped = sum(len(run.part.dropped) for run in graded)
+    facts = {
+        "run": ", ".join(run.run.path.name for run in graded),
+        "split": request.values.split,
+        "essays": str(sum(len(run.marked) for run in graded)),
+        "model": settings.model.path or settings.choices["model"],
+        "adapter": ", ".join(trained_digest(run.run.path) for run in graded),
+        "data": settings.choices["data"],
+        "rubric": settings.rubric.title,
+        "page": settings.choices["page"],
+        "decoding": settings.decoding.score,
+        "precision": settings.hardware.precision,
+    }
+    if dropped:
+        facts["left out"] = f"{dropped} samples over data.max_tokens={settings.data.max_tokens}"
+    if request.values.split == "train":
+        facts["note"] = "these essays were trained on: the numbers say nothing about new essays"
+    folds = Counter(run.run.settings.data.fold for run in graded)
+    if len(graded) > 1 and None not in folds:
+        facts["folds"] = f"{len(folds)} of {settings.data.num_folds}"
+    return facts

@@ -1,0 +1,188 @@
+"""Command line and run directory -> what evaluate.py or predict.py is asked to do.
+
+Binds values to classes; reads no data and no weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as schema
+
+from aes.cli.compose import Composed, compose_again, resolve, without_hydra
+from aes.cli.hydra_errors import errors_in_plain_words
+from aes.cli.saved_run import SavedRun, find_runs, read_run
+from aes.cli.settings import Settings, bind, bind_settings, bind_target
+from aes.cli.source import Source
+from aes.cli.validate import check_grading
+from aes.grading import CalibrationSpec
+from aes.prompt.suite_spec import NoSuiteSpec, SuiteSpec
+
+_SCHEMA = ConfigDict(extra="forbid")
+
+Part = Literal["train", "val", "test", "all"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedRun:
+    """A finished run and the settings to grade with it, those of the command line included."""
+
+    path: Path
+    settings: Settings
+
+
+@schema(frozen=True, kw_only=True, config=_SCHEMA)
+class EvaluateValues:
+    """The keys of ``evaluate.yaml`` that belong to no group.
+
+    Attributes:
+        run: Run directories, or folders of them.
+        split: Which of the run's parts; ``all``: the whole data, not split.
+        baseline: Grade without the adapter too.
+        second: Another run as a second marker.
+        num_resamples: Of the bootstrap; 0: no intervals.
+        arbitration_threshold: In points of the total; ``None``: a tenth of its range.
+        out: Folder for the results; ``None``: in the run.
+        fresh: Grade again what is there.
+    """
+
+    run: tuple[Path, ...]
+    split: Part
+    baseline: bool
+    second: Path | None
+    num_resamples: Annotated[int, Field(ge=0, le=100_000)]
+    arbitration_threshold: Annotated[float, Field(ge=0)] | None
+    out: Path | None
+    fresh: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRequest:
+    """What evaluate.py is asked to do."""
+
+    runs: tuple[TrainedRun, ...]
+    second: TrainedRun | None
+    values: EvaluateValues
+    suite: SuiteSpec | NoSuiteSpec
+
+
+@schema(frozen=True, kw_only=True, config=_SCHEMA)
+class PredictValues:
+    """The keys of ``predict.yaml`` that belong to no group.
+
+    Attributes:
+        input: File or folder.
+        output: ``.jsonl`` or ``.xlsx``.
+        question: Asked about the page instead of grading it.
+        feedback: Ask for a comment; ``None``: where the run was trained on comments.
+        base: Leave the adapter off.
+        max_pages: Most pages of an essay.
+        max_chars: Most characters of a typed essay.
+    """
+
+    run: Path
+    input: Path
+    output: Path | None
+    question: str | None
+    feedback: bool | None
+    base: bool
+    max_pages: Annotated[int, Field(ge=1)]
+    max_chars: Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionRequest:
+    """What predict.py is asked to do."""
+
+    run: TrainedRun
+    values: PredictValues
+    calibration: CalibrationSpec
+
+
+def bind_evaluation(source: Source) -> EvaluationRequest:
+    """Binds a command line of evaluate.py.
+
+    Raises:
+        ValueError: If a run is not there or incomplete, or a setting is wrong.
+    """
+    saved = [read_run(path) for path in find_runs(_paths(source, "run"))]
+    composed = [_compose(source, run) for run in saved]
+    own = {name: composed[0].values[name] for name in EvaluateValues.__dataclass_fields__}
+    own["run"] = [str(run.path) for run in saved]
+    values = bind(EvaluateValues, own, path="")
+    suite = bind_target(composed[0].values["suite"], path="suite")
+    if not isinstance(suite, SuiteSpec | NoSuiteSpec):
+        raise ValueError(f"suite._target_: {type(suite).__name__} does not belong there")
+    if values.out is not None and values.out == Path():
+        raise ValueError("out: must name a folder, got nothing")
+    if len(saved) > 1 and (values.second is not None or isinstance(suite, SuiteSpec)):
+        key = "second" if values.second is not None else "suite"
+        raise ValueError(f"{key}= is about one run, but run= names {len(saved)}; choose one")
+    other = (*own, "suite")
+    runs = tuple(_bind_run(*pair, source, other) for pair in zip(saved, composed, strict=True))
+    second = None
+    if values.second is not None:
+        run = read_run(values.second.expanduser())
+        second = _bind_run(run, _compose(source, run), source, other)
+    return EvaluationRequest(runs=runs, second=second, values=values, suite=suite)
+
+
+def bind_prediction(source: Source) -> PredictionRequest:
+    """Binds a command line of predict.py.
+
+    Raises:
+        ValueError: If the run is not there or incomplete, or a setting is wrong.
+    """
+    paths = _paths(source, "run")
+    if len(paths) > 1:
+        raise ValueError("run: names several runs, but predict.py grades with one; choose one")
+    saved = read_run(paths[0].expanduser())
+    composed = _compose(source, saved)
+    own = {name: composed.values[name] for name in PredictValues.__dataclass_fields__}
+    values = bind(PredictValues, own, path="")
+    calibration = bind_target(composed.values["calibration"], path="calibration")
+    if not isinstance(calibration, CalibrationSpec):
+        raise ValueError(
+            f"calibration._target_: {type(calibration).__name__} does not belong there"
+        )
+    if (values.output is None) == (values.question is None):
+        raise ValueError(
+            "give either output=FILE.jsonl (or .xlsx) to grade, or question=... to ask about a page"
+        )
+    run = _bind_run(saved, composed, source, (*own, "calibration"))
+    return PredictionRequest(run=run, values=values, calibration=calibration)
+
+
+def _paths(source: Source, key: str) -> list[Path]:
+    """The value of a key that must be known before anything is composed."""
+    with errors_in_plain_words(source):
+        overrides = OverridesParser.create().parse_overrides(list(source.overrides))
+    found = [o.value() for o in overrides if o.key_or_group == key]
+    if not found or found[-1] in (None, "", []):
+        raise ValueError(f"{key} is not set; give it as {key}=RUN_DIR, the folder of a run")
+    value = found[-1]
+    return [Path(str(path)) for path in (value if isinstance(value, list) else [value])]
+
+
+def _compose(source: Source, saved: SavedRun) -> Composed:
+    config = compose_again(source, saved)
+    return resolve(without_hydra(config), config.hydra, source)
+
+
+def _bind_run(
+    saved: SavedRun, composed: Composed, source: Source, other_keys: tuple[str, ...]
+) -> TrainedRun:
+    settings = bind_settings(composed, other_keys=other_keys)
+    check_grading(settings, saved.path, overrides=source.overrides)
+    return TrainedRun(path=saved.path, settings=settings)
+
+
+def plain(values: Any) -> Any:
+    """Settings as plain values, for fingerprints and facts."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(type(values)).dump_python(values, mode="json")
