@@ -8,26 +8,21 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from math import nan
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aes.cli.calibrating import compare_calibrations
 from aes.cli.graded_run import GradedRun, LazyGrader, grade
 from aes.cli.requests import EvaluationRequest
 from aes.cli.samples import Material, make_builder, make_processor, tokenise
 from aes.corpus import SampleCorpus
-from aes.grading.calibration_file import CALIBRATION_FILE, load_calibration, save_calibrations
-from aes.grading.calibration_fit import cross_fit, fit_calibration
 from aes.model.trained import trained_digest
 from aes.prompt.suite_spec import SuiteSpec
-from aes.records import Essay, Marked
+from aes.records import Essay
 
 if TYPE_CHECKING:
-    from aes.grading.calibration import Calibration, Method
     from aes.metrics.results import Agreement, DoubleMarking, Evaluation, Robustness
-
-METHODS: tuple[Method, ...] = ("linear", "isotonic")
-_CALIBRATION_FOLDS = 5
 
 
 def measure_runs(
@@ -51,7 +46,7 @@ def measure_runs(
         "num_resamples": request.values.num_resamples,
         "seed": settings.seed,
     }
-    calibration = _calibrate(request, graded, marked, folder, options)
+    calibration = compare_calibrations(request, graded, marked, folder, options)
     # Before a second model takes the place of the first.
     robustness = _robustness(request, graded, folder, options)
     return Evaluation(
@@ -75,67 +70,6 @@ def _threshold(request: EvaluationRequest) -> float:
     rubric = request.runs[0].settings.rubric
     given = request.values.arbitration_threshold
     return (rubric.maximum_total - rubric.minimum_total) / 10 if given is None else given
-
-
-def _calibrate(
-    request: EvaluationRequest,
-    graded: Sequence[GradedRun],
-    marked: Sequence[Marked],
-    folder: Path,
-    options: Mapping[str, Any],
-) -> dict[str, Any]:
-    """The fields of an Evaluation about calibration on other essays.
-
-    Held-out essays also make the run's calibration, from all of them; the report never applies a
-    map to an essay that it was fitted on.
-    """
-    rubric, split = options["rubric"], request.values.split
-    one, is_pooled = graded[0], len(graded) > 1
-    file = one.run.path / CALIBRATION_FILE
-    if split == "test" and not is_pooled and file.is_file():
-        digest = trained_digest(one.run.path)
-        maps = [load_calibration(file, rubric, m, adapter_digest=digest) for m in METHODS]
-        applied = {m.method: [m.apply_to(essay, rubric) for essay in marked] for m in maps}
-        note = f"fitted on {maps[0].num_essays} graded essays of split=val{_why(maps)}"
-        return _compared(applied, options, "val", note)
-    fitted = [fit_calibration(marked, rubric, method) for method in METHODS]
-    if is_pooled:
-        save_calibrations(folder / CALIBRATION_FILE, fitted, rubric, split=f"pooled {split}")
-    elif split == "val" and request.values.out is None:
-        digest = trained_digest(one.run.path)
-        save_calibrations(file, fitted, rubric, split=split, adapter_digest=digest)
-    folds, seed = _CALIBRATION_FOLDS, options["seed"]
-    refitted = {
-        method: cross_fit(marked, rubric, method, num_folds=folds, seed=seed) for method in METHODS
-    }
-    others = "the other folds" if is_pooled else "other essays of the same part"
-    note = f"cross-fitted, each essay by a map of {others}{_why(fitted)}"
-    return _compared(refitted, options, "folds" if is_pooled else "part", note)
-
-
-def _compared(
-    calibrated: Mapping[Method, Sequence[Marked]],
-    options: Mapping[str, Any],
-    source: str,
-    note: str,
-) -> dict[str, Any]:
-    from aes.metrics.measure import measure
-
-    return {
-        "calibrated": {method: measure(marked, **options) for method, marked in calibrated.items()},
-        "calibrated_totals": {
-            method: [nan if m.grade.parse_error else m.grade.expected_subtotal for m in marked]
-            for method, marked in calibrated.items()
-        },
-        "calibration_source": source,
-        "calibration_note": note,
-    }
-
-
-def _why(maps: Sequence[Calibration]) -> str:
-    """Why some traits are not calibrated."""
-    reasons = {reason for one in maps for reason in one.unchanged.values()}
-    return f"; unchanged where {'; '.join(sorted(reasons))}" if reasons else ""
 
 
 def _baselines(graded: Sequence[GradedRun], options: Mapping[str, Any]) -> dict[str, Agreement]:
@@ -260,7 +194,9 @@ def _facts(request: EvaluationRequest, graded: Sequence[GradedRun]) -> dict[str,
     one = graded[0]
     settings = one.run.settings
     dropped = sum(len(run.part.dropped) for run in graded)
+    trained = {essay.source for run in graded for essay in run.part.trained}
     facts = {
+        "date": datetime.now().astimezone().isoformat(sep=" ", timespec="minutes"),
         "run": ", ".join(run.run.path.name for run in graded),
         "split": request.values.split,
         "essays": str(sum(len(run.marked) for run in graded)),
@@ -271,7 +207,13 @@ def _facts(request: EvaluationRequest, graded: Sequence[GradedRun]) -> dict[str,
         "page": settings.choices["page"],
         "decoding": settings.decoding.score,
         "precision": settings.hardware.precision,
+        "seed": str(settings.seed),
+        "resamples": str(request.values.num_resamples),
     }
+    if trained and len(graded) == 1:
+        facts["trained on"] = f"{len(trained)}"
+    if request.second is not None:
+        facts["second"] = request.second.path.name
     if dropped:
         facts["left out"] = f"{dropped} samples over data.max_tokens={settings.data.max_tokens}"
     if request.values.split == "train":

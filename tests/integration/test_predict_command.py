@@ -12,14 +12,16 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import llguidance.hf
 import openpyxl
 import pytest
+import transformers
 from PIL import Image
 
 import aes.cli.inbox
@@ -86,6 +88,28 @@ def image_bytes(form: str, *pages: Image.Image) -> bytes:
     more = {"save_all": True, "append_images": pages[1:]} if len(pages) > 1 else {}
     pages[0].save(content, form, **more)
     return content.getvalue()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_vocabulary() -> Iterator[None]:
+    """Every run has the same, which llguidance takes seconds to read."""
+    made: list[Any] = []
+    read = llguidance.hf.from_tokenizer
+
+    def read_once(*args: Any, **options: Any) -> Any:
+        if not made:
+            made.append(read(*args, **options))
+        return made[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(llguidance.hf, "from_tokenizer", read_once)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_bars() -> None:
+    """What the command does by itself, but only before anything has imported transformers."""
+    transformers.logging.disable_progress_bar()
 
 
 @pytest.fixture(scope="session")
