@@ -220,11 +220,13 @@ class Grade:
         id: The essay's id.
         scores: Awarded score by trait, whole numbers within the trait's range.
         expected: Mean of the model's distribution by trait; equals ``scores`` where there is none.
-        spread: Standard deviation of that distribution by trait; 0 where there is none.
+        spread: Standard deviation of that distribution by trait; holds no trait without one.
         subtotal: Sum of ``scores``: the model's judgement of quality.
         expected_subtotal: Sum of ``expected``.
-        uncertainty: Standard deviation of the subtotal: the root of the summed squares of
-            ``spread``, each trait's being given the scores that were written before it.
+        uncertainty: Standard deviation of the subtotal, NaN where a trait has no distribution: the
+            root of the summed squares of ``spread``. This takes the traits as independent given
+            what was written before; their covariances, which are usually positive, are left out,
+            so it is too small rather than too large.
         deductions: What is taken off for facts that can be counted, in the order applied.
         total: ``subtotal`` less the deductions: what the pupil gets.
         feedback: The model's comment; empty where none was asked for.

@@ -1,6 +1,7 @@
 """What graders that read little or nothing reach on AES-Dataset: the floor for every model.
 
     python benchmarks/aes_dataset_baselines.py DATA_ROOT [--seeds 5] [--resamples 1000]
+        [--out benchmarks/results/aes_dataset_baselines.json]
 
 Five folds pooled over all 300 essays, mismatched ones included, cut as ``data.fold`` and
 ``data.num_folds`` cut them: no essay is predicted by a fit that saw it or a near copy of it. One
@@ -16,8 +17,10 @@ were made so.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -70,6 +73,7 @@ def pooled_totals(
         totals = baseline_totals(
             train_texts=[f"{essay.title}\n{essay.text}" for essay in parts.train],
             train_gold=[rubric.total(essay.scores) for essay in parts.train],
+            train_sources=[essay.source or essay.id for essay in parts.train],
             texts=[f"{essay.title}\n{essay.text}" for essay in parts.test],
             minimum=rubric.minimum_total,
             maximum=rubric.maximum_total,
@@ -101,11 +105,14 @@ def measure_all(
 
 
 def main() -> None:
-    """Measures and prints the table."""
+    """Measures, prints the table and writes it as JSON."""
     parser = argparse.ArgumentParser(description="Baselines on AES-Dataset.")
     parser.add_argument("root", type=Path, help="folder that holds scores.txt and essays")
     parser.add_argument("--seeds", type=int, default=5, help="choices of folds")
     parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap")
+    parser.add_argument(
+        "--out", type=Path, default=Path("benchmarks/results/aes_dataset_baselines.json")
+    )
     args = parser.parse_args()
     rubric = Rubric(**read_conf("rubric/holistic100"))  # type: ignore[arg-type]
     essays = read_essays(args.root, rubric)
@@ -113,17 +120,46 @@ def main() -> None:
         measure_all(essays, rubric, seed=seed, num_resamples=0 if seed else args.resamples)
         for seed in range(args.seeds)
     ]
-    print(f"{len(essays)} essays, {NUM_FOLDS} folds pooled, mean over {args.seeds} seeds")
+    result = {
+        "num_essays": len(essays),
+        "num_folds": NUM_FOLDS,
+        "num_seeds": args.seeds,
+        "num_resamples": args.resamples,
+        "baselines": {name: summarise(name, rounds) for name in rounds[0]},
+    }
+    args.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print_table(result)
+
+
+def summarise(name: str, rounds: Sequence[Mapping[str, Agreement]]) -> dict[str, dict[str, float]]:
+    """Mean and SD over seeds of a baseline's metrics, and the interval of the first seed."""
+    found = {}
+    for column in COLUMNS:
+        metric = f"{column}/total"
+        values = [agreements[name].metrics[metric] for agreements in rounds]
+        interval = rounds[0][name].intervals[metric]
+        numbers = {
+            "mean": float(np.mean(values)),
+            "sd": float(np.std(values)),
+            "low": interval.low,
+            "high": interval.high,
+        }
+        found[column] = {key: round(value, 4) for key, value in numbers.items()}
+    return found
+
+
+def print_table(result: Mapping[str, Any]) -> None:
+    """Means, and for QWK the spread too."""
+    print(
+        f"{result['num_essays']} essays, {result['num_folds']} folds pooled, "
+        f"mean over {result['num_seeds']} seeds"
+    )
     headings = "".join(f"{name:>10}" for name in COLUMNS)
     print(f"{'baseline':<24}{headings}   QWK: SD over seeds, 95 % interval")
-    for name, first in rounds[0].items():
-        found = {
-            column: [agreements[name].metrics[f"{column}/total"] for agreements in rounds]
-            for column in COLUMNS
-        }
-        interval = first.intervals["qwk/total"]
-        values = "".join(f"{np.mean(found[column]):>10.3f}" for column in COLUMNS)
-        spread = f"{np.std(found['qwk']):.3f}, {interval.low:.2f} to {interval.high:.2f}"
+    for name, found in result["baselines"].items():
+        values = "".join(f"{found[column]['mean']:>10.3f}" for column in COLUMNS)
+        qwk = found["qwk"]
+        spread = f"{qwk['sd']:.3f}, {qwk['low']:.2f} to {qwk['high']:.2f}"
         print(f"{name:<24}{values}   {spread}")
 
 

@@ -16,6 +16,7 @@ from aes.grading.calibration_file import CALIBRATION_FILE, load_calibration, sav
 from aes.grading.calibration_fit import cross_fit, fit_calibration
 from aes.model.trained import trained_digest
 from aes.records import Marked
+from aes.rubric import Rubric
 
 if TYPE_CHECKING:
     from aes.grading.calibration import Calibration, Method
@@ -33,31 +34,39 @@ def compare_calibrations(
 ) -> dict[str, Any]:
     """The fields of an Evaluation about calibration on other essays.
 
-    Held-out essays also make the run's calibration, from all of them; the report never applies a
-    map to an essay that it was fitted on.
+    Validation essays also make the run's calibration, from all of them, if they are graded as the
+    run was trained; the report never applies a map to an essay that it was fitted on.
     """
     rubric, split = options["rubric"], request.values.split
     one, is_pooled = graded[0], len(graded) > 1
-    file = one.run.path / CALIBRATION_FILE
-    if split == "test" and not is_pooled and file.is_file():
-        digest = trained_digest(one.run.path)
-        maps = [load_calibration(file, rubric, m, adapter_digest=digest) for m in METHODS]
-        applied = {m.method: [m.apply_to(essay, rubric) for essay in marked] for m in maps}
-        note = f"fitted on {maps[0].num_essays} graded essays of split=val{_why(maps)}"
-        return _compared(applied, options, "val", note)
+    as_trained = not is_pooled and not one.run.changed
+    unusable = ""
+    if split == "test" and as_trained and (one.run.path / CALIBRATION_FILE).is_file():
+        try:
+            maps = _load(one, rubric)
+            applied = {m.method: [m.apply_to(essay, rubric) for essay in marked] for m in maps}
+            note = f"fitted on {maps[0].num_essays} graded essays of split=val{_why(maps)}"
+            return _compared(applied, options, "val", note)
+        except ValueError as error:  # the grades are made: a file beside them must not lose them
+            unusable = f"; {error}"
     fitted = [fit_calibration(marked, rubric, method) for method in METHODS]
     if is_pooled:
         save_calibrations(folder / CALIBRATION_FILE, fitted, rubric, split=f"pooled {split}")
-    elif split == "val" and request.values.out is None:
-        digest = trained_digest(one.run.path)
+    elif split == "val" and request.values.out is None and as_trained:
+        file, digest = one.run.path / CALIBRATION_FILE, trained_digest(one.run.path)
         save_calibrations(file, fitted, rubric, split=split, adapter_digest=digest)
     folds, seed = _CALIBRATION_FOLDS, options["seed"]
     refitted = {
         method: cross_fit(marked, rubric, method, num_folds=folds, seed=seed) for method in METHODS
     }
     others = "the other folds" if is_pooled else "other essays of the same part"
-    note = f"cross-fitted, each essay by a map of {others}{_why(fitted)}"
+    note = f"cross-fitted, each essay by a map of {others}{_why(fitted)}{unusable}"
     return _compared(refitted, options, "folds" if is_pooled else "part", note)
+
+
+def _load(one: GradedRun, rubric: Rubric) -> list[Calibration]:
+    digest, file = trained_digest(one.run.path), one.run.path / CALIBRATION_FILE
+    return [load_calibration(file, rubric, method, adapter_digest=digest) for method in METHODS]
 
 
 def _compared(

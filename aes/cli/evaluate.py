@@ -129,7 +129,9 @@ def _write(
         logger = build_logger(spec, run_dir=folder, config=evaluation.facts)
         assert isinstance(logger, WandbLogger)
         split = request.values.split
-        log_evaluation(logger.experiment, evaluation, rubric, split=split, page_images=images)
+        # Pupils' pages and answers leave the machine only if they are sent by hand.
+        shown = images if spec.mode == "offline" else None
+        log_evaluation(logger.experiment, evaluation, rubric, split=split, page_images=shown)
         close_logger(logger)
     return report
 

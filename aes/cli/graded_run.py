@@ -114,8 +114,7 @@ def grade(
         switch = nullcontext() if with_adapter else grader.engine.without_adapter()
         with switch:
             fold = lazy.run.settings.data.fold
-            for _ in journal.extend(mark(grader, todo, fold=fold, scores_only=scores_only)):
-                pass
+            journal.keep(mark(grader, todo, fold=fold, scores_only=scores_only))
     return [journal.marked[example.id] for example in examples], journal.grading_s
 
 
@@ -148,14 +147,16 @@ def _what_grades_depend_on(
         for page in example.pages
         if not isinstance(page, PageLayout)
     }
-    states = sorted((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files)
-    asked = hashlib.sha256(repr((examples, states)).encode()).hexdigest()[:12]
-    decoding = plain(settings.decoding)
-    del decoding["batch_size"]  # changes no grade
+    # By content: the suite writes its changed images anew each time.
+    contents = sorted((str(f), hashlib.sha256(f.read_bytes()).hexdigest()) for f in files)
+    asked = hashlib.sha256(repr((examples, contents)).encode()).hexdigest()[:12]
+    decoding, page = plain(settings.decoding), plain(settings.page)
+    del decoding["batch_size"], page["save_dir"]  # change no grade
     return {
         "adapter": trained_digest(run.path) if with_adapter else "off",
-        "model.path": settings.model.path,
+        "model": plain(settings.model),
         "decoding": decoding,
+        "page": page,
         "rubric": plain(settings.rubric),
         "precision": settings.hardware.precision,
         "essays and pages": asked,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from aes.cli.requests import Part, TrainedRun, plain
+from aes.cli.requests import Part, TrainedRun
 from aes.cli.samples import SPLIT_FILE, Material, read_and_split, tokenise
 from aes.cli.saved_run import read_run
 from aes.records import Essay, Example
@@ -33,6 +33,7 @@ class EssaysOfPart:
         essays: As samples, ladder included; in step with ``examples``.
         trained: What the run trained on; empty for data that is not the run's.
         dropped: Ids of samples that were left out as too long.
+        num_seen: Source essays among them that the run was trained on.
     """
 
     material: Material
@@ -40,6 +41,7 @@ class EssaysOfPart:
     examples: tuple[Example, ...]
     trained: tuple[Essay, ...]
     dropped: tuple[str, ...]
+    num_seen: int
 
 
 def read_part(run: TrainedRun, part: Part, console: Console) -> EssaysOfPart:
@@ -50,7 +52,8 @@ def read_part(run: TrainedRun, part: Part, console: Console) -> EssaysOfPart:
             what it was to hold out.
     """
     settings = run.settings
-    material, split = read_and_split(settings, console, weights=True)
+    # Asked as in training, all alike: a prompt must not tell which essays have a comment.
+    material, split = read_and_split(settings, console, weights=True, feedback=run.asks_feedback)
     if part == "all":
         essays = settings.data.expand(material.reading.essays, seed=settings.seed)
     else:
@@ -61,7 +64,7 @@ def read_part(run: TrainedRun, part: Part, console: Console) -> EssaysOfPart:
             f"with data.{'val' if part == 'val' else 'test'}_fraction=0.2"
         )
     own_data = _is_own_data(run)
-    if own_data and part in ("val", "test"):
+    if part in ("val", "test"):
         require_unseen(run.path, essays)
     prepared = tokenise(settings, material, essays, label=part)
     examples = prepared.examples()
@@ -72,14 +75,15 @@ def read_part(run: TrainedRun, part: Part, console: Console) -> EssaysOfPart:
         examples=tuple(examples),
         trained=split.train if own_data and part != "all" else (),
         dropped=prepared.dropped,
+        num_seen=len(find_seen(run.path, essays)),
     )
 
 
-def require_unseen(run_dir: Path, essays: Sequence[Essay]) -> None:
-    """Checks that a run was not trained on essays that shall show what it can.
+def find_seen(run_dir: Path, essays: Sequence[Essay]) -> list[str]:
+    """Ids of the source essays that a run was trained on, wherever they were read from.
 
     Raises:
-        ValueError: If it was, as when the data or the seed of the split changed since.
+        ValueError: If the run does not say what it was trained on.
     """
     file = run_dir / SPLIT_FILE
     try:
@@ -89,12 +93,21 @@ def require_unseen(run_dir: Path, essays: Sequence[Essay]) -> None:
             f"{file} cannot be read, so nobody knows what the run was trained on; restore it, or "
             "train again"
         ) from error
-    seen = sorted({essay.source for essay in essays} & trained)
+    return sorted({essay.source for essay in essays} & trained)
+
+
+def require_unseen(run_dir: Path, essays: Sequence[Essay]) -> None:
+    """Checks that a run was not trained on essays that shall show what it can.
+
+    Raises:
+        ValueError: If it was, as when the data or the seed of the split changed since.
+    """
+    seen = find_seen(run_dir, essays)
     if seen:
         raise ValueError(
-            f"{run_dir} was trained on {len(seen)} of these essays, such as {seen[0]}: the data or "
-            "the split is not what it was; use the same data with the same data.split_seed, "
-            "data.fold and fractions"
+            f"{run_dir} was trained on {len(seen)} essays of these names, such as {seen[0]}: the "
+            "data or the split is not what it was; use the same data with the same "
+            "data.split_seed, data.fold and fractions, or split=all for other data"
         )
 
 
@@ -117,10 +130,14 @@ def require_same_question(
 
 def _is_own_data(run: TrainedRun) -> bool:
     saved = read_run(run.path).values["data"]
-    now = plain(run.settings.data)
-    return saved["_target_"] == run.settings.resolved["data"]["_target_"] and str(
-        saved.get("root")
-    ) == str(now.get("root"))
+    now = run.settings.resolved["data"]
+    if saved["_target_"] != now["_target_"]:
+        return False
+    before, root = saved.get("root"), now.get("root")
+    return before == root or (
+        None not in (before, root)
+        and Path(before).expanduser().resolve() == Path(root).expanduser().resolve()
+    )
 
 
 def open_grader(

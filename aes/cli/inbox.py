@@ -99,10 +99,18 @@ class Inbox:
             max_tokens=self.max_tokens,
             may_shrink=True,
         )
-        num_tokens = len(fitted.encoded.input_ids)
-        if num_tokens > self.max_tokens:
-            raise ValueError(
-                f"it takes {num_tokens} tokens, more than data.max_tokens={self.max_tokens}: "
-                "raise that, or hand in less."
-            )
+        require_room(len(fitted.encoded.input_ids), self.max_tokens)
         return fitted.example
+
+
+def require_room(num_tokens: int, max_tokens: int) -> None:
+    """Refuse what is longer than the limit.
+
+    Raises:
+        ValueError: If it is.
+    """
+    if num_tokens > max_tokens:
+        raise ValueError(
+            f"it takes {num_tokens} tokens, more than data.max_tokens={max_tokens}: "
+            "raise that, or hand in less."
+        )

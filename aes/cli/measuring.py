@@ -74,21 +74,26 @@ def _threshold(request: EvaluationRequest) -> float:
 
 def _baselines(graded: Sequence[GradedRun], options: Mapping[str, Any]) -> dict[str, Agreement]:
     """Graders that read little or nothing, and the model without its adapter."""
-    from aes.metrics.baseline import baseline_totals
+    from aes.metrics.baseline import baseline_totals, cross_fitted_totals
     from aes.metrics.measure import measure, measure_values
 
     rubric = options["rubric"]
     totals: dict[str, list[float]] = {}
     for one in graded:
-        if not one.part.trained:
-            continue
-        predicted = baseline_totals(
-            train_texts=[_text_of(essay) for essay in one.part.trained],
-            train_gold=[rubric.total(essay.scores) for essay in one.part.trained],
-            texts=[_text_of(essay) for essay in one.part.essays],
-            minimum=rubric.minimum_total,
-            maximum=rubric.maximum_total,
-        )
+        ends = {"minimum": rubric.minimum_total, "maximum": rubric.maximum_total}
+        texts = [_text_of(essay) for essay in one.part.essays]
+        if one.part.trained:
+            predicted = baseline_totals(
+                train_texts=[_text_of(essay) for essay in one.part.trained],
+                train_gold=[rubric.total(essay.scores) for essay in one.part.trained],
+                train_sources=[essay.source or essay.id for essay in one.part.trained],
+                texts=texts,
+                **ends,
+            )
+        else:
+            gold = [rubric.total(essay.gold) for essay in one.marked]
+            sources = [essay.source for essay in one.marked]
+            predicted = cross_fitted_totals(texts, gold, sources, **ends)
         for name, values in predicted.items():
             totals.setdefault(name, []).extend(float(value) for value in values)
     marked = [essay for one in graded for essay in one.marked]
@@ -138,13 +143,15 @@ def _double(
     one.lazy.release()
     material = Material(
         one.part.material.reading,
-        make_builder(second.settings),
+        make_builder(second.settings, feedback=second.asks_feedback),
         make_processor(second.settings, weights=True),
     )
     examples = tokenise(second.settings, material, one.part.essays, label="second").examples()
     lazy = LazyGrader(second, material)
-    marked, _ = grade(lazy, examples, folder / "predictions_second.jsonl", request)
-    names = (one.run.path.name, second.path.name)
+    # A file for each second run, so that trying another one loses nothing.
+    path = folder / f"predictions_second_{trained_digest(second.path)}.jsonl"
+    marked, _ = grade(lazy, examples, path, request)
+    names = (one.run.name, second.name)
     return double_marking(one.marked, marked, names=names, **options)
 
 
@@ -183,6 +190,8 @@ def _robustness(
         suite.variants,
         points,
         gain_points=request.suite.gain_under(rubric),
+        minimum=rubric.minimum_total,
+        maximum=rubric.maximum_total,
         seed=options["seed"],
         num_resamples=request.values.num_resamples,
         skipped=suite.skipped,
@@ -197,7 +206,7 @@ def _facts(request: EvaluationRequest, graded: Sequence[GradedRun]) -> dict[str,
     trained = {essay.source for run in graded for essay in run.part.trained}
     facts = {
         "date": datetime.now().astimezone().isoformat(sep=" ", timespec="minutes"),
-        "run": ", ".join(run.run.path.name for run in graded),
+        "run": ", ".join(run.run.name for run in graded),
         "split": request.values.split,
         "essays": str(sum(len(run.marked) for run in graded)),
         "model": settings.model.path or settings.choices["model"],
@@ -213,11 +222,14 @@ def _facts(request: EvaluationRequest, graded: Sequence[GradedRun]) -> dict[str,
     if trained and len(graded) == 1:
         facts["trained on"] = f"{len(trained)}"
     if request.second is not None:
-        facts["second"] = request.second.path.name
+        facts["second"] = request.second.name
     if dropped:
         facts["left out"] = f"{dropped} samples over data.max_tokens={settings.data.max_tokens}"
-    if request.values.split == "train":
-        facts["note"] = "these essays were trained on: the numbers say nothing about new essays"
+    if not all(run.part.trained for run in graded):
+        facts["baselines"] = "cross-fitted on these essays"
+    seen = sum(run.part.num_seen for run in graded)
+    if seen:
+        facts["note"] = f"{seen} source essays were trained on: the numbers flatter the model"
     folds = Counter(run.run.settings.data.fold for run in graded)
     if len(graded) > 1 and None not in folds:
         facts["folds"] = f"{len(folds)} of {settings.data.num_folds}"

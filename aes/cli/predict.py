@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from aes.cli.grading import open_grader
-from aes.cli.inbox import Inbox, OpenedPages
+from aes.cli.inbox import Inbox, OpenedPages, require_room
 from aes.cli.requests import PredictionRequest, plain
 from aes.cli.samples import make_builder, make_processor
 from aes.corpus.submissions import Submission, check_submission, read_submissions
@@ -96,11 +96,14 @@ def _ask(request: PredictionRequest, submissions: list[Submission]) -> None:
     if submission.essay is None:
         raise ValueError(submission.error)
     example = builder.ask(submission.essay, question)
-    grader = open_grader(
-        request.run,
-        builder=builder,
-        processor=make_processor(request.run.settings, weights=True),
-    )
+    processor = make_processor(request.run.settings, weights=True)
+    sizes = [builder.renderer.size(page) for page in example.pages]
+    num_tokens = len(processor.encode(example, sizes).input_ids)
+    try:
+        require_room(num_tokens, request.run.settings.data.max_tokens)
+    except ValueError as reason:
+        raise ValueError(f"{submission.place} with the question: {reason}") from None
+    grader = open_grader(request.run, builder=builder, processor=processor)
     with _adapter(request, grader):
         for piece in grader.engine.stream(example):
             sys.stdout.write(piece)

@@ -20,19 +20,42 @@ from aes.cli.settings import Settings, bind, bind_settings, bind_target
 from aes.cli.source import Source
 from aes.cli.validate import check_grading
 from aes.grading import CalibrationSpec
+from aes.model.trained import MODEL_FOLDER, read_grading_facts, trained_folder
 from aes.prompt.suite_spec import NoSuiteSpec, SuiteSpec
 
 _SCHEMA = ConfigDict(extra="forbid")
 
 Part = Literal["train", "val", "test", "all"]
 
+_GRADES_DEPEND_ON = ("data", "decoding", "page", "prompt", "rubric", "seed")
+_CHANGES_NO_GRADE = (
+    "decoding.batch_size",
+    "decoding.max_feedback_chars",
+    "decoding.max_feedback_tokens",
+    "page.save_dir",
+    "data.max_tokens",
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedRun:
-    """A finished run and the settings to grade with it, those of the command line included."""
+    """A finished run and the settings to grade with it, those of the command line included.
+
+    Attributes:
+        changed: Keys on the command line that may change grades; none: it grades as it trained.
+        asks_feedback: Whether it was trained on comments.
+    """
 
     path: Path
     settings: Settings
+    changed: tuple[str, ...]
+    asks_feedback: bool
+
+    @property
+    def name(self) -> str:
+        """Its folder; with the one above where that is only a job's number."""
+        name = self.path.name
+        return f"{self.path.parent.name}/{name}" if name.isdecimal() else name
 
 
 @schema(frozen=True, kw_only=True, config=_SCHEMA)
@@ -124,6 +147,12 @@ def bind_evaluation(source: Source) -> EvaluationRequest:
         raise ValueError(f"{key}= is about one run, but run= names {len(saved)}; choose one")
     other = (*own, "suite")
     runs = tuple(_bind_run(*pair, source, other) for pair in zip(saved, composed, strict=True))
+    for one in runs:
+        if values.baseline and trained_folder(one.path).name == MODEL_FOLDER:
+            raise ValueError(
+                f"{one.path} has no adapter to leave off, since every weight was trained; leave "
+                "baseline=true out"
+            )
     second = None
     if values.second is not None:
         run = read_run(values.second.expanduser())
@@ -154,6 +183,11 @@ def bind_prediction(source: Source) -> PredictionRequest:
             "give either output=FILE.jsonl (or .xlsx) to grade, or question=... to ask about a page"
         )
     run = _bind_run(saved, composed, source, (*own, "calibration"))
+    if calibration.method != "none" and run.changed:
+        raise ValueError(
+            f"calibration={calibration.method} was fitted to grades as the run makes them, which "
+            f"{run.changed[0]} changes; leave one of them out"
+        )
     return PredictionRequest(run=run, values=values, calibration=calibration)
 
 
@@ -178,7 +212,17 @@ def _bind_run(
 ) -> TrainedRun:
     settings = bind_settings(composed, other_keys=other_keys)
     check_grading(settings, saved.path, overrides=source.overrides)
-    return TrainedRun(path=saved.path, settings=settings)
+    keys = [override.lstrip("+~").partition("=")[0] for override in source.overrides]
+    return TrainedRun(
+        path=saved.path,
+        settings=settings,
+        changed=tuple(
+            key
+            for key in keys
+            if key.partition(".")[0] in _GRADES_DEPEND_ON and key not in _CHANGES_NO_GRADE
+        ),
+        asks_feedback=bool(read_grading_facts(saved.path).get("asks_feedback")),
+    )
 
 
 def plain(values: Any) -> Any:

@@ -80,17 +80,18 @@ def prepare_samples(settings: Settings, console: Console) -> Samples:
 
 
 def read_and_split(
-    settings: Settings, console: Console, *, weights: bool
+    settings: Settings, console: Console, *, weights: bool, feedback: bool | None = None
 ) -> tuple[Material, Split]:
     """Read, check and split the data.
 
     Args:
+        feedback: See ``ExampleBuilder``.
         weights: Whether the model's weights will be needed, and may be fetched.
 
     Raises:
         ValueError: If the data stops the run, or leaves nothing to train on.
     """
-    builder = make_builder(settings)
+    builder = make_builder(settings, feedback=feedback)
     reading = settings.data.read(
         find_undrawable=builder.renderer.missing_characters,
         open_page=builder.renderer.open,

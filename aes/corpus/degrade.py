@@ -9,6 +9,8 @@ how the copies are used, nor pages or rubrics.
 ``ladder_rungs`` does the same harm to any typed essay, all of it, and says nothing about scores.
 
 Only the untouched original keeps the marker's comment: elsewhere it would quote text that is gone.
+Its copies get a remark on what was done to them, so that each has a comment or none: a prompt that
+asks some for a comment would tell which copies are untouched.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ class _Table(TypedDict):
 
     cuts: dict[int, int]
     harms: dict[str, dict[int, dict[str, int]]]
+    remarks: dict[str, dict[int, str]]
 
 
 def degrade_essays(essays: Sequence[Essay], *, copies: int, seed: int) -> list[Essay]:
@@ -169,6 +172,10 @@ def load_table() -> _Table:
     content = (resources.files("aes.corpus") / "degrade.yaml").read_text(encoding="utf-8")
     table: _Table = yaml.safe_load(content)
     assert list(table["harms"]) == list(_HARMS), "each kind in degrade.yaml needs a function"
+    levels = {"cut": table["cuts"].keys() - {100}} | {
+        k: v.keys() for k, v in table["harms"].items()
+    }
+    assert {k: v.keys() for k, v in table["remarks"].items()} == levels, "a remark for each copy"
     return table
 
 
@@ -186,17 +193,17 @@ def _choose_operations(index: int, half: int) -> list[tuple[str, int]]:
 
 def _degrade(essay: Essay, kind: str, level: int, rng: random.Random) -> Essay:
     table = load_table()
+    remark = table["remarks"][kind].get(level, essay.comment) if essay.comment else ""
     if kind == "cut":
         left = table["cuts"][level]
         # Half a point is rounded up.
         scores = {trait: (score * left + 50) // 100 for trait, score in essay.scores.items()}
-        comment = essay.comment if level == 100 else ""
-        return replace(essay, text=cut(essay.text, level), scores=scores, comment=comment)
+        return replace(essay, text=cut(essay.text, level), scores=scores, comment=remark)
     costs = table["harms"][kind][level]
     scores = {trait: max(0, score - costs.get(trait, 0)) for trait, score in essay.scores.items()}
     text = _HARMS[kind](essay.text, level, rng)
     wrong = wrong_characters(text, essay.text) if kind == "typo" else essay.wrong_characters
-    return replace(essay, text=text, scores=scores, comment="", wrong_characters=wrong)
+    return replace(essay, text=text, scores=scores, comment=remark, wrong_characters=wrong)
 
 
 def _soften(copy: Essay, original: str, percent: int, rng: random.Random) -> Essay:

@@ -85,9 +85,10 @@ class Calibration:
         """The calibrated Grade.
 
         Expected scores go through the maps; scores are these rounded half up, also where the
-        model's were its likeliest digits. Line items stay as they were counted and the cap is
-        found anew. An item that was cut short at the least total stays as short as that: to
-        have it whole, calibrate before anything is taken off, as ``Grader`` does.
+        model's were its likeliest digits. A spread that is not known stays unknown. Line items
+        stay as they were counted and the cap is found anew. An item that was cut short at the
+        least total stays as short as that: to have it whole, calibrate before anything is taken
+        off, as ``Grader`` does.
 
         Args:
             grade: One that could not be read is returned as it is.
@@ -99,7 +100,8 @@ class Calibration:
         scores, expected, spread = dict(grade.scores), dict(grade.expected), dict(grade.spread)
         for name, curve in self.curves.items():
             ends = rubric.ranges[name]
-            spread[name] = curve.spread_at(expected[name], spread[name], ends)
+            if name in spread:
+                spread[name] = curve.spread_at(expected[name], spread[name], ends)
             expected[name] = curve.at(expected[name], ends)
             scores[name] = math.floor(expected[name] + 0.5)
         calibrated = with_sums(

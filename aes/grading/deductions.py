@@ -77,11 +77,12 @@ def fit_deductions(
 def with_sums(grade: Grade, rubric: Rubric) -> Grade:
     """The Grade with the sums of its traits, and nothing taken off yet."""
     subtotal = rubric.total(grade.scores)
+    spreads = [grade.spread.get(name, math.nan) for name in grade.scores]
     return replace(
         grade,
         subtotal=subtotal,
         expected_subtotal=rubric.total(grade.expected),
-        uncertainty=math.sqrt(sum(value**2 for value in grade.spread.values())),
+        uncertainty=math.sqrt(sum(value**2 for value in spreads)),
         deductions=(),
         total=subtotal,
     )

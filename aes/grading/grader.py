@@ -107,13 +107,15 @@ def _judgement(answer: Answer, rubric: Rubric) -> Grade:
     parsed = AnswerSchema(ranges=rubric.ranges, feedback=True).parse(answer.text)
     if parsed.error:
         return Grade(id=answer.id, parse_error=parsed.error, raw=answer.text)
-    expected, spread = {}, {}
+    expected: dict[str, float] = {}
+    spread: dict[str, float] = {}
     for name, score in parsed.scores.items():
-        shares = answer.distributions.get(name, ())
-        low = rubric.traits[name].minimum
-        mean = sum((low + i) * p for i, p in enumerate(shares)) if shares else float(score)
-        variance = sum((low + i - mean) ** 2 * p for i, p in enumerate(shares))
-        expected[name], spread[name] = mean, math.sqrt(variance)
+        expected[name] = float(score)
+        if shares := answer.distributions.get(name):
+            low = rubric.traits[name].minimum
+            expected[name] = mean = sum((low + i) * p for i, p in enumerate(shares))
+            variance = sum((low + i - mean) ** 2 * p for i, p in enumerate(shares))
+            spread[name] = math.sqrt(variance)
     grade = Grade(
         id=answer.id,
         scores=parsed.scores,

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -63,23 +63,26 @@ class Journal:
                 ) from error
             self.marked[marked.id] = marked
 
-    def extend(self, graded: Iterable[Marked]) -> Iterator[Marked]:
-        """Keep each graded essay as soon as it comes, and pass it on."""
+    def keep(self, graded: Iterable[Marked]) -> None:
+        """Write each graded essay as soon as it comes."""
         before = time.perf_counter()
         with self.path.open("ab") as file:
             for marked in graded:
                 seconds = time.perf_counter() - before
                 entry = line_of(marked) | {"seconds": round(seconds, 4)}
-                file.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
+                line = json.dumps(entry, ensure_ascii=False, allow_nan=False)
+                file.write(line.encode() + b"\n")
                 file.flush()
                 self.marked[marked.id] = marked
                 self.grading_s += seconds
                 before = time.perf_counter()
-                yield marked
 
 
 def line_of(marked: Marked) -> dict[str, Any]:
-    """A graded essay as plain values, totals included; NaN becomes null."""
+    """A graded essay as plain values, totals included; NaN becomes null.
+
+    Numbers by trait are never NaN: what is not known of a trait is not there.
+    """
     grade = asdict(marked.grade)
     del grade["id"]
     values = asdict(marked) | {"gold_total": sum(marked.gold.values())}

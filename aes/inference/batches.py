@@ -6,7 +6,6 @@ Knows nothing of what the items are.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from itertools import islice
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -20,6 +19,8 @@ def batches_of_like(
     num_ahead: int,
     kind: Callable[[T], Hashable],
     length: Callable[[T], int],
+    weight: Callable[[T], int],
+    max_weight: int,
 ) -> Iterator[list[Numbered[T]]]:
     """Batches of one kind each: the item that waits longest, and those nearest to it in length.
 
@@ -27,6 +28,8 @@ def batches_of_like(
         items: Read no further than ``num_ahead`` beyond what was batched.
         batch_size: Most items of a batch; fewer only where no more of the kind are at hand.
         num_ahead: Most items that wait.
+        weight: Of an item that waits, e.g. of its memory.
+        max_weight: Items that weigh as much are enough; but as many as a batch takes always wait.
 
     Yields:
         Items with their places in the stream, from 0, in the stream's order.
@@ -34,7 +37,14 @@ def batches_of_like(
     numbered = enumerate(items)
     waiting: list[Numbered[T]] = []
     while True:
-        waiting += islice(numbered, num_ahead - len(waiting))
+        # One at a time: what an item weighs is known only when it is there.
+        while len(waiting) < num_ahead and (
+            len(waiting) < batch_size or sum(weight(item) for _, item in waiting) < max_weight
+        ):
+            following = next(numbered, None)
+            if following is None:
+                break
+            waiting.append(following)
         if not waiting:
             return
         _, first = waiting[0]

@@ -30,8 +30,12 @@ from aes.page import PageRenderer
 from aes.prompt import AnswerSchema
 from aes.records import Answer, Example
 
-NUM_BATCHES_AHEAD = 8
+NUM_BATCHES_AHEAD = 4
 """So many batches are read ahead, to find examples of like lengths."""
+
+MAX_PIXELS_AHEAD = 128_000_000
+"""Pages that came as files are open while they wait: from this many pixels on, 384 MB, no more is
+read ahead than a batch."""
 
 
 class Engine:
@@ -137,6 +141,8 @@ class Engine:
             num_ahead=NUM_BATCHES_AHEAD * size,
             kind=lambda prompt: self._is_graded(prompt.example),
             length=lambda prompt: prompt.num_tokens,
+            weight=lambda prompt: prompt.num_open_pixels,
+            max_weight=MAX_PIXELS_AHEAD,
         )
         with ThreadPoolExecutor(max_workers=1) as drawer:
             drawn: tuple[list[Numbered[Prompt]], Future[Tensor]] | None = None
@@ -193,7 +199,12 @@ class Engine:
         """Scores, then the comments of those that ask for one."""
         asks = [prompt.example.asks_feedback for prompt in prompts]
         scored = write_scores(
-            rows, self.processor.guide, asks=asks, encode=self._encode, choice=self.decoding.score
+            rows,
+            self.processor.guide,
+            asks=asks,
+            encode=self._encode,
+            choice=self.decoding.score,
+            distribution=self.decoding.distribution,
         )
         for answer, ask in zip(scored, asks, strict=True):
             opening = self._schema(ask).opening_of_feedback()

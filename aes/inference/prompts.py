@@ -34,6 +34,12 @@ class Prompt:
         """Length, pages included."""
         return len(self.encoded.input_ids)
 
+    @property
+    def num_open_pixels(self) -> int:
+        """Of the pages that are open; three bytes of memory each."""
+        opened = (page for page in self.pages if isinstance(page, Image.Image))
+        return sum(page.width * page.height for page in opened)
+
 
 def read_prompt(example: Example, *, processor: Processor, renderer: PageRenderer) -> Prompt:
     """Open and encode.

@@ -3,7 +3,8 @@
 Fixed text is written by us and the model chooses only among the tokens that a valid score allows,
 as the ScoreGuide lists them. However many digits a score has, a trait takes one forward pass: all
 beginnings of a score are looked at side by side. So the number of passes depends on the ranges
-alone, and ranks stay in step. Knows no grammar and no feedback.
+alone, and ranks stay in step. Of two distributions, ``DecodingSpec.distribution`` says which is
+computed. Knows no grammar and no feedback.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from torch import Tensor
 
 from aes.data.guide import ScoreGuide
 from aes.inference.decoder import Branch, CachedRows
-from aes.model.forward import allowed_logits
+from aes.model.forward import allowed_logits, logits
 from aes.prompt import AnswerSchema
 
-Shares = Mapping[str, Mapping[str, Tensor]]
-"""After each beginning of a score, the probability ``[B]`` of each next digit; ``""``: the end."""
+Distribution = Literal["constrained", "model"]
+LogShares = Mapping[str, Mapping[str, Tensor]]
+"""After each beginning of a score, the log-probability ``[B]`` of each next digit; ``""``: the end.
+"""
 
 
 @dataclass
@@ -33,7 +36,7 @@ class ScoredAnswer:
         text: What was written.
         tokens: The same as tokens.
         num_fed: How many of them the model has seen.
-        distributions: Probability of each valid score by trait.
+        distributions: Probability of each valid score by trait; sums to 1.
     """
 
     text: str = ""
@@ -60,6 +63,7 @@ def write_scores(
     asks: Sequence[bool],
     encode: Callable[[str], list[int]],
     choice: Literal["expected", "greedy"],
+    distribution: Distribution,
 ) -> list[ScoredAnswer]:
     """Let the model score every trait in every row.
 
@@ -68,15 +72,17 @@ def write_scores(
         asks: Whether a comment follows, by row.
         encode: Tokens of a text.
         choice: See ``DecodingSpec.score``.
+        distribution: See ``DecodingSpec.distribution``.
     """
     answers = [ScoredAnswer() for _ in asks]
     for name, lead in AnswerSchema(ranges=guide.ranges, feedback=False).leads():
         for answer in answers:
             answer.write(lead, encode(lead))
-        after = _look(rows, guide, name, asks, [answer.take_unfed() for answer in answers])
-        distribution = _distribution(after, *guide.ranges[name])
+        unfed = [answer.take_unfed() for answer in answers]
+        after = _look(rows, guide, name, asks, unfed, distribution)
         low = guide.ranges[name][0]
-        for b, (answer, shares) in enumerate(zip(answers, distribution.tolist(), strict=True)):
+        found = _distribution(after, *guide.ranges[name]).tolist()
+        for b, (answer, shares) in enumerate(zip(answers, found, strict=True)):
             answer.distributions[name] = tuple(shares)
             score = str(_rounded_mean(low, shares) if choice == "expected" else _walk(after, b))
             answer.write(score, [guide.digits[digit] for digit in score])
@@ -89,16 +95,17 @@ def _look(
     name: str,
     asks: Sequence[bool],
     tokens: Sequence[Sequence[int]],
-) -> Shares:
+    distribution: Distribution,
+) -> LogShares:
     """Feed what was written so far, and look at every beginning of a score behind it."""
-    nodes = guide.nodes[name]
+    nodes = guide.nodes[name] if distribution == "constrained" else _beginnings(*guide.ranges[name])
     branches = [Branch(guide.digits[p[-1]], nodes.index(p[:-1]) - 1) for p in nodes[1:]]
     ahead = rows.feed(tokens, branches)
     states = torch.cat([rows.states[:, None], ahead], dim=1)
     steps = [[guide.step(name, p, feedback=ask).index for p in nodes] for ask in asks]
     allowed = guide.table[torch.tensor(steps)].to(states.device)
-    seen = allowed_logits(rows.model, states.flatten(0, 1), allowed.flatten(0, 1))
-    shares = seen.view(allowed.shape).masked_fill(allowed < 0, -torch.inf).softmax(dim=-1).cpu()
+    within = _among_allowed if distribution == "constrained" else _among_all
+    shares = within(rows.model, states, allowed).cpu()
     after = {}
     for p, prefix in enumerate(nodes):
         step = guide.step(name, prefix, feedback=asks[0])
@@ -107,24 +114,56 @@ def _look(
     return after
 
 
-def _distribution(after: Shares, low: int, high: int) -> Tensor:
+def _beginnings(low: int, high: int) -> tuple[str, ...]:
+    """All beginnings of scores, parents first.
+
+    Behind some of them nothing but the end is valid. The decoder has no choice there, and the guide
+    no node; but the model may want something else.
+    """
+    scores = [str(score) for score in range(low, high + 1)]
+    beginnings = dict.fromkeys(s[:k] for s in scores for k in range(len(s) + 1))
+    return tuple(sorted(beginnings, key=len))
+
+
+def _among_allowed(model: Any, states: Tensor, allowed: Tensor) -> Tensor:
+    """Log-probabilities of the allowed tokens, normalised among them, ``[B, nodes, most]``.
+
+    Args:
+        states: ``[B, nodes, hidden]``.
+        allowed: Token ids ``[B, nodes, most]``, filled up with -1; there the result is ``-inf``.
+    """
+    seen = allowed_logits(model, states.flatten(0, 1), allowed.flatten(0, 1))
+    return seen.view(allowed.shape).masked_fill(allowed < 0, -torch.inf).log_softmax(dim=-1)
+
+
+def _among_all(model: Any, states: Tensor, allowed: Tensor) -> Tensor:
+    """As ``_among_allowed``, but normalised over the whole vocabulary, and of no meaning at -1."""
+    # Row by row: logits of 102 beginnings of a score of up to 100 are 60 MB.
+    found = [
+        logits(model, row).log_softmax(dim=-1).gather(1, tokens.clamp(min=0))
+        for row, tokens in zip(states, allowed, strict=True)
+    ]
+    return torch.stack(found)
+
+
+def _distribution(after: LogShares, low: int, high: int) -> Tensor:
     """Probability of every valid score, float32 ``[B, high - low + 1]``.
 
-    A score's is the product of its digits' and its end's, each among the tokens that a valid
-    score allows there.
+    A score's is the product of its digits' and its end's, normalised once over all valid scores;
+    products of shares among valid tokens sum to 1 as they are.
     """
     found = []
     for score in map(str, range(low, high + 1)):
         ways = [(score[:k], score[k : k + 1]) for k in range(len(score) + 1)]
-        found.append(torch.stack([after[p][way] for p, way in ways if p in after]).prod(dim=0))
-    return torch.stack(found, dim=1)
+        found.append(torch.stack([after[p][way] for p, way in ways if p in after]).sum(dim=0))
+    return torch.stack(found, dim=1).softmax(dim=1)
 
 
 def _rounded_mean(low: int, shares: Sequence[float]) -> int:
     return math.floor(sum((low + i) * share for i, share in enumerate(shares)) + 0.5)
 
 
-def _walk(after: Shares, row: int) -> int:
+def _walk(after: LogShares, row: int) -> int:
     """The likeliest digit at each step, until the end is likeliest."""
     digits = ""
     while digits in after:

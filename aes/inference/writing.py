@@ -6,6 +6,7 @@ Always the likeliest token that may come next. Knows how text ends; knows nothin
 from __future__ import annotations
 
 import codecs
+import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
@@ -32,6 +33,9 @@ class Writer(Protocol):
 class FreeText:
     """An answer without any form, up to an end token.
 
+    Control characters are left out, but for line feeds and tabs: whoever shows the text on a
+    terminal must not be at the mercy of what a pupil's page made the model write.
+
     Args:
         processor: Gives the words and what ends a text.
     """
@@ -50,8 +54,13 @@ class FreeText:
         self.is_settled = likeliest in self._ends
         if not self._tokenizer.is_special_token(likeliest):
             # Whole characters only; the bytes of a half one wait for the rest.
-            self.text += self._decoder.decode(self._tokenizer.decode_bytes([likeliest]))
+            piece = self._decoder.decode(self._tokenizer.decode_bytes([likeliest]))
+            self.text += "".join(filter(_is_harmless, piece))
         return likeliest
+
+
+def _is_harmless(char: str) -> bool:
+    return char in "\n\t" or unicodedata.category(char) != "Cc"
 
 
 def write(rows: CachedRows, writers: Sequence[Writer], *, max_tokens: int) -> Iterator[bool]:

@@ -28,8 +28,8 @@ def double_marking(
 ) -> DoubleMarking:
     """Compare two markers with each other, and each and their mean with the gold scores.
 
-    Whole totals decide on arbitration. An answer that could not be read counts as the least
-    scores, which sends nearly every such essay to arbitration.
+    Awarded totals decide on arbitration. An essay whose answer one of them could not read goes to
+    arbitration too: two silent markers agree on nothing.
 
     Args:
         first: Essays that the first run graded, with unique ids.
@@ -54,7 +54,8 @@ def double_marking(
         seed=seed,
     )
     totals = [each.awarded[:, 0] for each in marks]
-    accepted = (totals[0] - totals[1]).abs() <= threshold
+    is_read = (marks[0].read * marks[1].read).bool()
+    accepted = is_read & ((totals[0] - totals[1]).abs() <= threshold)
     sources = [each.source for each in essays]
     between = agreement_metrics(marks[1], marks[0], rubric=rubric, threshold=threshold)
     return DoubleMarking(
@@ -77,13 +78,11 @@ def double_marking(
 def mean_marks(first: Marks, second: Marks) -> Marks:
     """What two markers give together.
 
-    The total's whole score is the rounded mean of both expected totals, a trait's the rounded mean
-    of both awarded scores. Halves go to the even neighbour, so that they favour nobody. An essay
-    counts as read if both read it.
+    Whole scores, the total's too, are the rounded means of both awarded ones. Halves go to the even
+    neighbour, so that they favour nobody. An essay counts as read if both read it.
     """
     expected = (first.expected + second.expected) / 2
     awarded = (first.awarded + second.awarded) / 2
-    awarded[:, 0] = expected[:, 0]
     return Marks(expected, awarded.round(), first.read * second.read)
 
 

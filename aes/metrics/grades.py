@@ -25,7 +25,7 @@ class AgreementMetrics(Metric):
     """Agreement of Grades with gold scores, gathered over batches and ranks.
 
     Names and meanings are those of ``aes.metrics.measure``; unread answers count as the least
-    scores, and ``parse_rate`` says how many they are.
+    scores, and ``parse_rate`` says how many they are. Arbitration is left to reports.
     """
 
     full_state_update = False
@@ -33,17 +33,14 @@ class AgreementMetrics(Metric):
     higher_is_better = True
     rows: list[Tensor]
 
-    def __init__(self, rubric: Rubric, *, threshold: float | None = None) -> None:
+    def __init__(self, rubric: Rubric) -> None:
         """Start with no grades.
 
         Args:
             rubric: What is graded by.
-            threshold: Most points of the total by which two markers may differ without
-                arbitration; ``None``: ``within_threshold/total`` is left out.
         """
         super().__init__()
         self.rubric = rubric
-        self.threshold = threshold
         # One flat float32 list, so that ranks meet in one gather, and so that a rank without
         # grades, for which torchmetrics sends an empty float vector, fits the others.
         # A row: ``grade_row``, then ``gold_row``.
@@ -79,7 +76,7 @@ class AgreementMetrics(Metric):
             Marks.from_rows(rows[:, :-num_parts], self.rubric),
             Marks.from_whole(rows[:, -num_parts:]),
             rubric=self.rubric,
-            threshold=self.threshold,
+            threshold=None,
         )
 
 

@@ -1,9 +1,10 @@
 """Grades and gold scores -> one marker's scores as columns: the total, then each trait.
 
-A trait's whole score is the awarded one, that of the total the rounded expected total. Totals are
-before deductions, as gold scores are. An answer that could not be read counts as the least scores:
-the mark that an essay gets when no mark arrives. Leaving it out would reward a model for staying
-silent on essays that are hard to grade. Knows nothing of how marks are compared.
+Whole scores are those that the pupil is told: the awarded ones, and as total their sum, which the
+rounded expected total need not equal. Totals are before deductions, as gold scores are. An answer
+that could not be read counts as the least scores: the mark that an essay gets when no mark arrives.
+Leaving it out would reward a model for staying silent on essays that are hard to grade. Knows
+nothing of how marks are compared.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def grade_row(grade: Grade, rubric: Rubric) -> list[float]:
         return [0.0, *[sum(least), *least] * 2]
     expected = [grade.expected_subtotal, *(grade.expected[name] for name in rubric.traits)]
     awarded = [float(grade.scores[name]) for name in rubric.traits]
-    return [1.0, *expected, float(round(grade.expected_subtotal)), *awarded]
+    return [1.0, *expected, float(grade.subtotal), *awarded]
 
 
 def gold_row(id: str, scores: Mapping[str, int], rubric: Rubric) -> list[float]:

@@ -4,8 +4,9 @@ The one place that says which scores a metric compares: ``AgreementMetrics`` in 
 ``measure`` in reports both end in ``agreement_metrics``. Names are ``<metric>/<part>``, where the
 part is ``total`` or a trait:
 
-- of whole scores: ``qwk``, ``exact``, ``adjacent``; of the total also ``within_threshold``, and
-  ``band_qwk``, ``band_exact``, ``band_adjacent``, which compare the rubric's bands;
+- of whole scores, as awarded: ``qwk``, ``exact``, ``adjacent``; of the total also
+  ``within_threshold``, and ``band_qwk``, ``band_exact``, ``band_adjacent``, which compare the
+  rubric's bands;
 - of scores with their fractions: ``continuous_qwk``, ``pearson``, ``spearman``, ``mae``, ``rmse``,
   ``mean_shift``, ``smd``, ``sd_ratio``;
 - ``parse_rate``: share of answers that could be read.

@@ -50,7 +50,8 @@ class DoubleMarking:
         num: Essays that both graded.
         threshold: Most points of the total by which markers may differ without arbitration.
         agreement: Metrics of the second marker against the first.
-        arbitration_rate: Share of essays on which they differ by more.
+        arbitration_rate: Share of essays on which they differ by more, or which one could not
+            read.
         first: Agreement of the first marker with gold.
         second: Alike.
         mean: Agreement of the mean of both with gold.
@@ -77,12 +78,14 @@ class LadderResult:
         share_in_order: Share of pairs in which the worse copy got less; equal counts half.
         mean_drop: Mean drop of the expected total from one step to the next worse one, in points.
         interval: Of ``share_in_order``, over source essays.
+        drop_interval: Of ``mean_drop``, alike.
     """
 
     num_pairs: int
     share_in_order: float
     mean_drop: float
     interval: Interval
+    drop_interval: Interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +99,11 @@ class AttackResult:
         num: Attacked essays.
         mean_change: Attacked less honest, in points; above 0: the attack pays.
         interval: Of ``mean_change``, over source essays.
-        success_rate: Share of essays on which it succeeded.
+        num_with_room: Those of them on which success can be told from failure, as the honest total
+            leaves room: ``gain_points`` below the rubric's maximum for ``gain``, above its minimum
+            for ``unnoticed``.
+        success_rate: Share of essays with room on which it succeeded; NaN where there are none.
+        success_interval: Of ``success_rate``, over source essays.
         worst_change: The largest gain.
     """
 
@@ -105,7 +112,9 @@ class AttackResult:
     num: int
     mean_change: float
     interval: Interval
+    num_with_room: int
     success_rate: float
+    success_interval: Interval
     worst_change: float
 
 

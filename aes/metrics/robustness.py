@@ -1,19 +1,20 @@
 """What every variant of the robustness suite got -> ladder, attacks and drift.
 
-Compares variants with the honest essay they were made from. Knows no gold score: a grader that is
-wrong throughout may still be robust, and the other way round.
+Compares expected totals of variants with that of the honest essay they were made from. Knows no
+gold score: a grader that is wrong throughout may still be robust, and the other way round.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aes.corpus.attacks import PLACES
+from aes.corpus.attacks import PLACES, Goal
 from aes.metrics.results import AttackResult, Interval, LadderResult, Robustness
 from aes.prompt.suite import Variant
 
@@ -28,6 +29,8 @@ def measure_robustness(
     points: Sequence[float],
     *,
     gain_points: float,
+    minimum: float,
+    maximum: float,
     seed: int,
     num_resamples: int = 1000,
     skipped: Mapping[str, int] | None = None,
@@ -39,6 +42,8 @@ def measure_robustness(
         points: Expected subtotal of each, in the same order; an answer that could not be read
             counts as the rubric's least total.
         gain_points: Change from which an attack counts as a success, in points.
+        minimum: Least total of the rubric.
+        maximum: Highest total of the rubric.
         seed: Of the bootstrap.
         num_resamples: Of the bootstrap.
         skipped: Passed on.
@@ -55,7 +60,9 @@ def measure_robustness(
     bootstrap = _Bootstrap(seed, num_resamples)
     return Robustness(
         ladder=_measure_ladder(graded, honest, bootstrap),
-        attacks=_measure_attacks(graded, honest, bootstrap, gain_points),
+        attacks=_measure_attacks(
+            graded, honest, bootstrap, gain_points=gain_points, ends=(minimum, maximum)
+        ),
         honest_drift=_measure_drift(graded, honest),
         gain_points=gain_points,
         num_essays=len(honest),
@@ -64,10 +71,12 @@ def measure_robustness(
 
 
 Graded = Iterable[tuple[Variant, float]]
+Sourced = tuple[str, float]
+"""A value, and the source essay that it comes from."""
 
 
 class _Bootstrap:
-    """Intervals of ratios of sums, over sources: their variants are not independent.
+    """Intervals of means, over sources: the variants of one are not independent.
 
     Source: Efron and Tibshirani (1993), An Introduction to the Bootstrap, section 13.3 (percentile
         interval), with sources as the units that are drawn.
@@ -77,12 +86,12 @@ class _Bootstrap:
         self.seed = seed
         self.num_resamples = num_resamples
 
-    def interval(self, sums: Mapping[str, tuple[float, float]]) -> Interval:
-        """Of total numerator over total denominator.
-
-        Args:
-            sums: Numerator and denominator of each source.
-        """
+    def interval(self, values: Sequence[Sourced]) -> Interval:
+        """Of the mean of all values; NaN with fewer than two sources."""
+        sums: dict[str, tuple[float, float]] = {}
+        for source, value in values:
+            total, count = sums.get(source, (0.0, 0.0))
+            sums[source] = (total + value, count + 1)
         if len(sums) < 2:
             return Interval(math.nan, math.nan)
         table: NDArray[np.float64] = np.array(list(sums.values()), dtype=np.float64)
@@ -115,19 +124,22 @@ def _ladder_result(
     descents: Sequence[tuple[str, list[float]]], bootstrap: _Bootstrap
 ) -> LadderResult:
     """Of ladders, each the totals from the original down to the worst copy."""
-    pairs: dict[str, tuple[float, float]] = {}
-    drops: list[float] = []
-    for source, totals in descents:
-        wins, num = pairs.get(source, (0.0, 0.0))
-        orders = [_order(better, worse) for better, worse in combinations(totals, 2)]
-        pairs[source] = (wins + sum(orders), num + len(orders))
-        drops += [better - worse for better, worse in pairwise(totals)]
-    num_pairs = sum(num for _, num in pairs.values())
+    orders = [
+        (source, _order(better, worse))
+        for source, totals in descents
+        for better, worse in combinations(totals, 2)
+    ]
+    drops = [
+        (source, better - worse)
+        for source, totals in descents
+        for better, worse in pairwise(totals)
+    ]
     return LadderResult(
-        num_pairs=int(num_pairs),
-        share_in_order=sum(wins for wins, _ in pairs.values()) / num_pairs,
-        mean_drop=float(np.mean(drops)),
-        interval=bootstrap.interval(pairs),
+        num_pairs=len(orders),
+        share_in_order=_mean(orders),
+        mean_drop=_mean(drops),
+        interval=bootstrap.interval(orders),
+        drop_interval=bootstrap.interval(drops),
     )
 
 
@@ -138,16 +150,34 @@ def _order(better: float, worse: float) -> float:
     return float(better > worse)
 
 
+@dataclass(frozen=True)
+class _Attacked:
+    """One attacked essay."""
+
+    source: str
+    goal: Goal
+    change: float
+    has_room: bool
+
+
 def _measure_attacks(
-    graded: Graded, honest: Mapping[str, float], bootstrap: _Bootstrap, gain_points: float
+    graded: Graded,
+    honest: Mapping[str, float],
+    bootstrap: _Bootstrap,
+    *,
+    gain_points: float,
+    ends: tuple[float, float],
 ) -> tuple[AttackResult, ...]:
     """One for each line of each attack; wordings before places, both under the whole."""
-    lines: dict[str, list[tuple[Variant, float]]] = {}
+    lines: dict[str, list[_Attacked]] = {}
     for variant, got in graded:
         if variant.kind == "attack":
-            change = got - honest[variant.base_id]
+            assert variant.goal is not None
+            before = honest[variant.base_id]
+            room = ends[1] - before if variant.goal == "gain" else before - ends[0]
+            attacked = _Attacked(variant.source, variant.goal, got - before, room >= gain_points)
             for line in attack_lines(variant.name):
-                lines.setdefault(line, []).append((variant, change))
+                lines.setdefault(line, []).append(attacked)
     # Met in the order whole, w1, begin, middle, end, w2 ...: the wordings are moved up.
     met = {name: i for i, name in enumerate(lines)}
     heads = {name: "/".join(name.split("/")[:2]) for name in lines}
@@ -169,29 +199,38 @@ def attack_lines(name: str) -> tuple[str, ...]:
 
 def _attack_result(
     name: str,
-    attacked: Sequence[tuple[Variant, float]],
+    attacked: Sequence[_Attacked],
     bootstrap: _Bootstrap,
     gain_points: float,
 ) -> AttackResult:
-    goal = attacked[0][0].goal
-    assert goal is not None
-    changes = [change for _, change in attacked]
-    sums: dict[str, tuple[float, float]] = {}
-    for variant, change in attacked:
-        total, num = sums.get(variant.source, (0.0, 0.0))
-        sums[variant.source] = (total + change, num + 1)
-    least = gain_points if goal == "gain" else -gain_points
-    # A gain of just gain_points succeeds, a loss of just gain_points was noticed.
-    successes = [c >= least if goal == "gain" else c > least for c in changes]
+    goal = attacked[0].goal
+    changes = [(each.source, each.change) for each in attacked]
+    # Where an essay has no such gain or loss left, a failed attack says nothing.
+    successes = [
+        (each.source, float(_succeeds(each, gain_points))) for each in attacked if each.has_room
+    ]
     return AttackResult(
         name=name,
         goal=goal,
         num=len(changes),
-        mean_change=float(np.mean(changes)),
-        interval=bootstrap.interval(sums),
-        success_rate=float(np.mean(successes)),
-        worst_change=max(changes),
+        mean_change=_mean(changes),
+        interval=bootstrap.interval(changes),
+        num_with_room=len(successes),
+        success_rate=_mean(successes),
+        success_interval=bootstrap.interval(successes),
+        worst_change=max(each.change for each in attacked),
     )
+
+
+def _succeeds(attacked: _Attacked, gain_points: float) -> bool:
+    """A gain of just ``gain_points`` succeeds, a loss of just as much was noticed."""
+    if attacked.goal == "gain":
+        return attacked.change >= gain_points
+    return attacked.change > -gain_points
+
+
+def _mean(values: Sequence[Sourced]) -> float:
+    return float(np.mean([value for _, value in values])) if values else math.nan
 
 
 def _measure_drift(graded: Graded, honest: Mapping[str, float]) -> dict[str, float]:

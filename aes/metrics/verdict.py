@@ -51,9 +51,15 @@ class _Limit:
         return value <= self.limit if self.is_most else value >= self.limit
 
     def show(self, value: float) -> str:
+        """Rounded, but never onto the limit: what misses it must not read as if it met it."""
         if isnan(value):
             return "-"
-        return f"{value:.0%}" if self.is_share else f"{value:.2f}"
+        least = 0 if self.is_share else 2
+        for num_digits in range(least, least + 5):
+            form = f".{num_digits}{'%' if self.is_share else 'f'}"
+            if value == self.limit or format(value, form) != format(self.limit, form):
+                break
+        return format(value, form)
 
 
 _LIMITS = (

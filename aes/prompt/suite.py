@@ -1,8 +1,8 @@
 """Honest essays -> the Examples of the robustness suite: worse copies, attacks, harmless changes.
 
-What is asked is the same throughout, scores without a comment, for the honest essay too, so that
-two Examples of one essay differ by what was done to it and nothing else. Knows no model; what the
-scores mean is ``aes.metrics.robustness``'s.
+What is asked is the same throughout, for the honest essay too: no comment, unless the builder asks
+all essays for one. So two Examples of one essay differ by what was done to it and nothing else.
+Knows no model; what the scores mean is ``aes.metrics.robustness``'s.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from aes.corpus.attacks import (
     load_words,
     name_attack,
 )
-from aes.corpus.degrade import ladder_rungs, rung_levels
+from aes.corpus.degrade import ladder_rungs
 from aes.page import PageSpec
 from aes.page.draw import FULL_INK
 from aes.prompt.build import ExampleBuilder
@@ -100,18 +100,6 @@ def build_suite(
     variants = tuple(variant for essay in chosen for variant in maker.make(essay, topics))
     assert len({variant.example.id for variant in variants}) == len(variants)
     return Suite(variants=variants, skipped=dict(+maker.skipped))
-
-
-def most_variants(page: PageSpec, *, is_typed: bool) -> int:
-    """How many Examples one essay makes at most, the honest one included: what the suite costs."""
-    num_orders = len(load_words()["orders"]) * len(PLACES)
-    on_page = num_orders + len(FAINT_INKS)
-    if not is_typed:
-        return 1 + on_page + 2  # off_topic, type_size
-    in_text = 1 + len(rung_levels()) + num_orders + 4  # padding to off_topic
-    if page.style == "none":
-        return in_text
-    return in_text + on_page + 2 + (page.scan is not None)  # type_size, margin, noise
 
 
 def find_originals(essays: Sequence[Essay]) -> list[Essay]:
@@ -211,7 +199,11 @@ class _Maker:
         old = self.builder
         try:
             builder = ExampleBuilder(
-                rubric=old.rubric, prompt=old.prompt, page=page(), seed=old.seed
+                rubric=old.rubric,
+                prompt=old.prompt,
+                page=page(),
+                seed=old.seed,
+                feedback=old.feedback,
             )
         except ValueError:
             self.skipped[f"{name}: the page leaves no room"] += 1

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from aes.files import write_atomically
-from aes.metrics.results import Agreement, Evaluation
+from aes.metrics.results import Agreement, Evaluation, Interval
 
 
 def write_metrics(evaluation: Evaluation, path: Path, *, prefix: str) -> None:
     """Every number by name, e.g. ``test/qwk/total``; its interval under ``.../low`` and ``/high``.
+
+    What belongs to single essays is left to the files of predictions.
 
     Args:
         prefix: First part of each name.
@@ -27,7 +29,7 @@ def write_metrics(evaluation: Evaluation, path: Path, *, prefix: str) -> None:
 
 def flat_metrics(evaluation: Evaluation, *, prefix: str) -> dict[str, float | None]:
     """Every number of an evaluation by name; ``None`` where it is undefined."""
-    found = _flat(evaluation.agreement, prefix)
+    found = _flat(evaluation.agreement, prefix) | {f"{prefix}/threshold": evaluation.threshold}
     for name, agreements in (
         ("length", evaluation.by_length),
         ("band", evaluation.by_band),
@@ -77,13 +79,19 @@ def write_reference_files(
 
 
 def _flat(agreement: Agreement, prefix: str) -> dict[str, float]:
-    found: dict[str, float] = {f"{prefix}/num": agreement.num}
+    found: dict[str, float] = {
+        f"{prefix}/num": agreement.num,
+        f"{prefix}/num_sources": agreement.num_sources,
+    }
     for name, value in agreement.metrics.items():
-        found[f"{prefix}/{name}"] = value
-        if name in agreement.intervals:
-            found[f"{prefix}/{name}/low"] = agreement.intervals[name].low
-            found[f"{prefix}/{name}/high"] = agreement.intervals[name].high
+        found |= _with_interval(f"{prefix}/{name}", value, agreement.intervals.get(name))
     return found
+
+
+def _with_interval(name: str, value: float, interval: Interval | None) -> dict[str, float]:
+    if interval is None:
+        return {name: value}
+    return {name: value, f"{name}/low": interval.low, f"{name}/high": interval.high}
 
 
 def _double(evaluation: Evaluation, prefix: str) -> dict[str, float]:
@@ -91,7 +99,8 @@ def _double(evaluation: Evaluation, prefix: str) -> dict[str, float]:
     if double is None:
         return {}
     found = {f"{prefix}/double/{name}": value for name, value in double.agreement.items()}
-    found[f"{prefix}/double/arbitration_rate"] = double.arbitration_rate
+    for name in ("num", "threshold", "arbitration_rate"):
+        found[f"{prefix}/double/{name}"] = getattr(double, name)
     for name in ("first", "second", "mean", "mean_accepted"):
         found |= _flat(getattr(double, name), f"{prefix}/double/{name}")
     return found
@@ -101,21 +110,20 @@ def _robustness(evaluation: Evaluation, prefix: str) -> dict[str, float]:
     result = evaluation.robustness
     if result is None:
         return {}
-    found: dict[str, float] = {}
+    found = {f"{prefix}/{name}": getattr(result, name) for name in ("gain_points", "num_essays")}
     for kind, rung in result.ladder.items():
         place = f"{prefix}/ladder/{kind}"
-        found |= {
-            f"{place}/share_in_order": rung.share_in_order,
-            f"{place}/mean_drop": rung.mean_drop,
-            f"{place}/num_pairs": rung.num_pairs,
-        }
+        found[f"{place}/num_pairs"] = rung.num_pairs
+        found |= _with_interval(f"{place}/share_in_order", rung.share_in_order, rung.interval)
+        found |= _with_interval(f"{place}/mean_drop", rung.mean_drop, rung.drop_interval)
     for attack in result.attacks:
         place = f"{prefix}/attack/{attack.name}"
-        found |= {
-            f"{place}/mean_change": attack.mean_change,
-            f"{place}/success_rate": attack.success_rate,
-            f"{place}/num": attack.num,
-        }
+        for name in ("num", "num_with_room", "worst_change"):
+            found[f"{place}/{name}"] = getattr(attack, name)
+        found |= _with_interval(f"{place}/mean_change", attack.mean_change, attack.interval)
+        rate = attack.success_rate
+        found |= _with_interval(f"{place}/success_rate", rate, attack.success_interval)
+    found |= {f"{prefix}/skipped/{reason}": num for reason, num in result.skipped.items()}
     return found | {f"{prefix}/drift/{k}": v for k, v in result.honest_drift.items()}
 
 

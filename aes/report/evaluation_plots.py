@@ -139,7 +139,7 @@ def _confusion(points: Points, rubric: Rubric) -> Drawing:
     if not here.any():
         return missing("confusion", "points")
     figure, axes = new_figure(grid=False)
-    counts = count_bands(points.gold[here], points.pred[here], rubric)
+    counts = count_bands(points.gold[here], points.awarded[here], rubric)
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, where=totals > 0, out=np.zeros(counts.shape))
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.15, aspect="auto")

@@ -1,7 +1,7 @@
 """Marked essays -> arrays that figures and lists are made from: gold, predicted, error, length.
 
-The totals are those that the metrics compare: before deductions, the expected total where there is
-one, and the least total for an answer that could not be read.
+The totals are those that the metrics compare: before deductions, the expected one, or the awarded
+one for whole points and bands, and the least total for an answer that could not be read.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class Points:
     Attributes:
         gold: Gold total, points; NaN where unknown.
         pred: Predicted total, points; the rubric's least where the answer could not be read.
+        awarded: The same as whole points, the sum of the awarded scores.
         read: Whether the answer could be read.
         uncertainty: Standard deviation of the predicted total, points; NaN where unknown.
         num_chars: Length of the essay; 0: not known.
@@ -39,6 +40,7 @@ class Points:
 
     gold: FloatArray
     pred: FloatArray
+    awarded: FloatArray
     read: NDArray[np.bool_]
     uncertainty: FloatArray
     num_chars: FloatArray
@@ -60,6 +62,7 @@ def collect_points(marked: Sequence[Marked], rubric: Rubric) -> Points:
     return Points(
         gold=np.array([gold_total(m, rubric) for m in marked], dtype=np.float64),
         pred=np.array([pred_total(m, rubric) for m in marked], dtype=np.float64),
+        awarded=np.array([awarded_total(m, rubric) for m in marked], dtype=np.float64),
         read=np.array([not m.grade.parse_error for m in marked], dtype=np.bool_),
         uncertainty=np.array([m.grade.uncertainty for m in marked], dtype=np.float64),
         num_chars=np.array([m.num_chars for m in marked], dtype=np.float64),
@@ -76,6 +79,12 @@ def pred_total(marked: Marked, rubric: Rubric) -> float:
     """Expected total before deductions; the least total if the answer could not be read."""
     grade = marked.grade
     return float(rubric.minimum_total) if grade.parse_error else grade.expected_subtotal
+
+
+def awarded_total(marked: Marked, rubric: Rubric) -> float:
+    """Sum of the awarded scores; the least total if the answer could not be read."""
+    grade = marked.grade
+    return float(rubric.minimum_total) if grade.parse_error else grade.subtotal
 
 
 def changed_totals(evaluation: Evaluation, rubric: Rubric) -> dict[str, FloatArray]:

@@ -16,7 +16,7 @@ from aes.report.evaluation_words import say, say_or
 _FEW = 10
 """Fewer honest essays than this: shares and intervals say little."""
 
-_ATTACK_COLUMNS = ("attack", "goal", "num", "success", "mean_change", "worst")
+_ATTACK_COLUMNS = ("attack", "goal", "num", "with_room", "success", "mean_change", "worst")
 
 
 def robustness_panel(robustness: Robustness) -> Html:
@@ -67,7 +67,9 @@ def _ladder(robustness: Robustness) -> Html:
                 _percent(result.share_in_order),
                 [_percent(end) for end in _ends(result.interval)],
             ),
-            f"{result.mean_drop:.2f}" if isfinite(result.mean_drop) else UNDEFINED,
+            _with_interval(
+                _drop(result.mean_drop), [_drop(end) for end in _ends(result.drop_interval)]
+            ),
         ]
         for harm, result in robustness.ladder.items()
     ]
@@ -102,7 +104,11 @@ def _attack_table(attacks: Sequence[AttackResult]) -> Html:
             harm_name(attack.name),
             stacked(f"robustness.goals.{attack.goal}"),
             str(attack.num),
-            _percent(attack.success_rate),
+            str(attack.num_with_room),
+            _with_interval(
+                _percent(attack.success_rate),
+                [_percent(end) for end in _ends(attack.success_interval)],
+            ),
             _with_interval(
                 _points(attack.mean_change), [_points(end) for end in _ends(attack.interval)]
             ),
@@ -116,8 +122,7 @@ def _attack_table(attacks: Sequence[AttackResult]) -> Html:
 
 def _drift(robustness: Robustness) -> Html:
     rows = [
-        [harm_name(change), f"{points:.2f}" if isfinite(points) else UNDEFINED]
-        for change, points in robustness.honest_drift.items()
+        [harm_name(change), _drop(points)] for change, points in robustness.honest_drift.items()
     ]
     headings = [stacked("robustness.change"), stacked("robustness.points")]
     return table(headings, rows, label=say("robustness.drift.label"))
@@ -162,6 +167,10 @@ def _with_interval(value: str, ends: list[str]) -> Html:
 
 def _percent(share: float) -> str:
     return f"{share:.1%}" if isfinite(share) else UNDEFINED
+
+
+def _drop(points: float) -> str:
+    return f"{points:.2f}" if isfinite(points) else UNDEFINED
 
 
 def _points(change: float) -> str:

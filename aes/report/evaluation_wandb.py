@@ -39,7 +39,8 @@ def log_evaluation(
         evaluation: What to log.
         rubric: What the essays were graded under.
         split: Names the keys, e.g. ``test`` for ``evaluation/test/qwk/total``.
-        page_images: Pages of an essay by its id, for the table of the worst; ``None``: no pages.
+        page_images: Pages of an essay by its id, for the table of the worst; ``None``: no such
+            table, and nothing that a pupil or the model wrote.
     """
     import wandb
 
@@ -55,7 +56,8 @@ def log_evaluation(
         panels["double/arbitration_rate"] = evaluation.double.arbitration_rate
         between = evaluation.double.agreement
         panels |= {f"double/between/{name}": value for name, value in between.items()}
-    panels["tables/worst"] = _worst_table(evaluation, rubric, page_images)
+    if page_images is not None:
+        panels["tables/worst"] = _worst_table(evaluation, rubric, page_images)
     run.log({f"evaluation/{split}/{name}": panel for name, panel in panels.items()})
 
 
@@ -112,19 +114,29 @@ def _rows(named: Mapping[str, Agreement]) -> list[list[Any]]:
 
 
 def _from_dicts(entries: list[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
-    """Columns are the fields; an interval becomes the columns ``low`` and ``high``."""
-    rows = [entry | entry.get("interval", {}) for entry in entries]
-    columns = [column for column in rows[0] if column != "interval"] if rows else []
+    """Columns are the fields; an interval becomes two, as ``drop_low`` and ``drop_high``."""
+    rows = [_flat(entry) for entry in entries]
+    columns = list(rows[0]) if rows else []
     return columns, [[row[column] for column in columns] for row in rows]
 
 
-def _worst_table(evaluation: Evaluation, rubric: Rubric, page_images: PageImages | None) -> Any:
+def _flat(entry: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in entry.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name.removesuffix('interval')}{end}": at for end, at in value.items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _worst_table(evaluation: Evaluation, rubric: Rubric, page_images: PageImages) -> Any:
     import wandb
 
     columns = ["id", "pages", "gold", "predicted", "uncertainty", "deductions"]
     table = wandb.Table(columns=[*columns, "gold answer", "predicted answer"])
     for m in worst(evaluation.marked, rubric, _NUM_WORST):
-        pages = page_images(m.id) if page_images else ()
+        pages = page_images(m.id)
         table.add_data(
             m.id,
             wandb.Image(_sheet(pages)) if pages else None,

@@ -33,9 +33,12 @@ def summed_loss(
     if not isinstance(spec, ExpectedLossSpec | OrdinalLossSpec):
         return _token_loss(model, hidden_states(model, batch), batch, spec, score_steps)
     states = hidden_states(model, {**batch, "attention_mask": batch["branch_mask"]})
-    token_loss = _token_loss(model, states, batch, spec, score_steps)
+    # What a comment weighs does not change with the weight of the scores.
+    token_loss = _token_loss(
+        model, states, batch, spec, score_steps, digit_weight=1 - spec.score_weight
+    )
     score_loss = summed_score_loss(model, states, batch, spec=spec, score_steps=score_steps)
-    return (1 - spec.score_weight) * token_loss + spec.score_weight * score_loss
+    return token_loss + spec.score_weight * score_loss
 
 
 def _token_loss(
@@ -44,8 +47,10 @@ def _token_loss(
     batch: Mapping[str, Tensor],
     spec: LossSpec,
     score_steps: Tensor,
+    *,
+    digit_weight: float = 1.0,
 ) -> Tensor:
-    """Cross-entropy summed over the supervised tokens of a batch."""
+    """Cross-entropy summed over the supervised tokens of a batch; digits times their weight."""
     targets = batch["labels"][:, 1:]
     supervised = targets != IGNORED
     # Rows are chosen before the head is applied: logits are the largest tensor of a step.
@@ -61,7 +66,7 @@ def _token_loss(
         logits(model, states[free]), targets[free], reduction="sum"
     )
     allowed = score_steps.to(steps.device)[steps[at_score]]
-    return loss + valid_digits_loss(
+    return loss + digit_weight * valid_digits_loss(
         allowed_logits(model, states[at_score], allowed), targets[at_score], allowed
     )
 

@@ -44,7 +44,8 @@ class ExpectedLossSpec(LossSpec):
 
     Attributes:
         name: The token loss beside it is that of ``valid_digits``.
-        score_weight: Share of this loss; the token loss, feedback's part with it, has the rest.
+        score_weight: Share of this loss at scores; the token loss there has the rest. Feedback's
+            part stays as it is.
     """
 
     name: Literal["expected"]
@@ -57,7 +58,8 @@ class OrdinalLossSpec(LossSpec):
 
     Attributes:
         name: The token loss beside it is that of ``valid_digits``.
-        score_weight: Share of this loss; the token loss, feedback's part with it, has the rest.
+        score_weight: Share of this loss at scores; the token loss there has the rest. Feedback's
+            part stays as it is.
         ordinal_sigma: Standard deviation of the labels, a share of the trait's range: 0.05 of 20
             points is one point.
     """

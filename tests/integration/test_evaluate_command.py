@@ -10,7 +10,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import pytest
@@ -59,6 +61,9 @@ def test_a_run_is_evaluated_beside_its_baselines(
     assert ours != [line["expected"] for line in base], "two steps changed no score"
     answers = lines_of(folder / "generated_predictions.jsonl")
     assert [set(answer) for answer in answers] == [{"prompt", "predict", "label"}] * 12
+    # A question for a comment in some prompts only would tell which essays are untouched.
+    assert len({answer["prompt"].split("feedback")[-1] for answer in answers}) == 1
+    assert all("feedback" in answer["prompt"] for answer in answers)
     assert answers[0]["label"] == lines[0]["gold_text"]
     reference = json.loads((folder / "predict_results.json").read_text())
     assert reference == json.loads((folder / "all_results.json").read_text())
@@ -122,6 +127,8 @@ def test_grades_of_other_settings_are_not_mixed_in(
     error = capsys.readouterr().err
     assert "other settings" in error and "fresh=true" in error and "Traceback" not in error
     assert evaluate(*changed, "fresh=true") == 0
+    assert evaluate(*changed, "page.font=serif") == 1
+    assert "other settings (page was" in capsys.readouterr().err
 
 
 def test_validation_essays_make_the_calibration_that_test_and_predict_use(
@@ -138,6 +145,10 @@ def test_validation_essays_make_the_calibration_that_test_and_predict_use(
         assert f"test/calibrated/{method}/qwk/total" in metrics
     raw, mapped = metrics["test/sd_ratio/total"], metrics["test/calibrated/linear/sd_ratio/total"]
     assert mapped > 2 * raw, "linear linking did not widen grades that two steps left narrow"
+    calibration = (run / "calibration.json").read_bytes()
+    other = ("split=val", "page.font=serif", "fresh=true", *QUICK)
+    assert evaluate(f"run={run}", *other) == 0
+    assert (run / "calibration.json").read_bytes() == calibration, "made under other settings"
     essay = tmp_path / "essay.txt"
     essay.write_text("春天\n" + "今天天气很好，我们去公园看花。" * 20, encoding="utf-8")
     plain, linked = tmp_path / "plain.jsonl", tmp_path / "linked.jsonl"
@@ -180,6 +191,8 @@ def test_folds_are_pooled_into_one_report(
     ]
     assert len({line["source"] for line in lines}) == 28
     assert {line["fold"] for line in lines} == {0, 1}
+    errors = [abs(line["expected_subtotal"] - line["gold_total"]) for line in lines]
+    assert metrics["test/mae/total"] == pytest.approx(mean(errors), abs=1e-3)
     assert "2 of 2" in (folder / "report.html").read_text(encoding="utf-8")
     twice = f"run=[{folds / '0'},{folds / '0'}]"
     assert evaluate(twice, f"out={tmp_path / 'x'}", *QUICK) == 1
@@ -193,10 +206,22 @@ def test_two_runs_as_two_markers(
     out = tmp_path / "double"
     assert evaluate(f"run={trained_run}", f"second={other}", f"out={out}", *QUICK) == 0
     metrics = metrics_of(out)
-    assert 0 <= metrics["test/double/arbitration_rate"] <= 1
-    first, second = metrics["test/double/first/mae/total"], metrics["test/double/second/mae/total"]
-    assert first == metrics["test/mae/total"]
-    assert metrics["test/double/mean/mae/total"] <= max(first, second) + 1e-6
+    (beside,) = out.glob("predictions_second_*.jsonl")
+    ours, theirs = (
+        {line["id"]: line for line in lines_of(path)}
+        for path in (out / "predictions.jsonl", beside)
+    )
+    assert ours.keys() == theirs.keys()
+    apart = [abs(ours[id]["subtotal"] - theirs[id]["subtotal"]) for id in ours]
+    assert metrics["test/double/arbitration_rate"] == pytest.approx(
+        sum(points > 10 for points in apart) / len(apart)
+    )
+    errors = [
+        abs((ours[id]["expected_subtotal"] + theirs[id]["expected_subtotal"]) / 2 - gold)
+        for id in ours
+        for gold in [ours[id]["gold_total"]]
+    ]
+    assert metrics["test/double/mean/mae/total"] == pytest.approx(mean(errors), abs=1e-3)
 
 
 def test_a_second_marker_that_trained_on_the_essays_is_refused(
@@ -220,7 +245,17 @@ def test_the_robustness_suite(
     options = ("suite=robustness", "suite.num_essays=1", "split=val", "data.ladder=false")
     assert evaluate(f"run={trained_run}", f"out={out}", *options, *QUICK) == 0
     metrics = metrics_of(out)
-    assert 0 <= metrics["val/ladder/all/share_in_order"] <= 1
+    points = {
+        line["id"]: line["expected_subtotal"]
+        for line in lines_of(out / "predictions_robustness.jsonl")
+    }
+    (honest,) = (value for id, value in points.items() if id.endswith("~honest"))
+    (padded,) = (value for id, value in points.items() if id.endswith("~padding"))
+    assert metrics["val/attack/padding/mean_change"] == pytest.approx(padded - honest)
+    rungs = [points[id] for level in (75, 50, 25) for id in points if id.endswith(f"~cut_{level}")]
+    pairs = list(combinations([honest, *rungs], 2))
+    in_order = mean(better > worse for better, worse in pairs)
+    assert metrics["val/ladder/cut/share_in_order"] == pytest.approx(in_order, abs=0.01)
     attacks = {name.split("/attack/")[1] for name in metrics if "/attack/" in name}
     for kind in ("order", "padding", "duplication", "copied_prompt", "off_topic", "white_text"):
         assert any(attack.startswith(kind) for attack in attacks), kind
@@ -248,6 +283,7 @@ def test_other_data_is_evaluated_whole(
     cheap: tuple[str, ...],
     essay_folder: Path,
     tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     data = ("data=aes_dataset", f"data.root={essay_folder}", "data.min_chars=50")
     assert train(*data, *cheap, "run_dir=run") == 0
@@ -260,7 +296,29 @@ def test_other_data_is_evaluated_whole(
             file.unlink()
     arguments = ("run=run", f"data.root={small}", "split=all", f"out={tmp_path / 'out'}")
     assert evaluate(*arguments, *QUICK) == 0
-    assert metrics_of(tmp_path / "out")["all/num"] == 5
+    metrics = metrics_of(tmp_path / "out")
+    assert metrics["all/num"] == 5
+    assert "all/baseline/mean/mae/total" in metrics
+    # Another name of the same folder is no way around the essays that were trained on.
+    alias = tmp_path / "alias"
+    alias.symlink_to(essay_folder)
+    capsys.readouterr()
+    assert evaluate("run=run", f"data.root={alias}", "data.split_seed=9", *QUICK) == 1
+    assert "was trained on" in capsys.readouterr().err
+
+
+def test_a_run_without_an_adapter_has_no_baseline_without_one(
+    evaluate: Callable[..., int],
+    trained_run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = Path(shutil.copytree(trained_run, tmp_path / "run"))
+    (run / "adapter").rename(run / "model")
+    (run / "model" / "config.json").write_text("{}")
+    assert evaluate(f"run={run}", "baseline=true", *QUICK) == 1
+    assert "has no adapter to leave off" in capsys.readouterr().err
+    assert not (run / "evaluation").exists()
 
 
 @pytest.mark.parametrize(

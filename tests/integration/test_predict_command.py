@@ -25,6 +25,7 @@ import transformers
 from PIL import Image
 
 import aes.cli.inbox
+import aes.cli.predict
 import aes.page.renderer
 from aes.corpus.submissions import check_submission
 from aes.page import PageRenderer, PageSpec
@@ -448,6 +449,33 @@ def test_a_question_is_answered_as_it_is_written(
     assert all(answer.endswith("\n") and len(answer) > 4 for answer in answers)
     assert capsys.readouterr().err == ""
     assert [path.name for path in tmp_path.iterdir()] == ["page.png"]
+
+
+def test_a_question_that_is_too_long_is_refused_before_anything_is_decoded(
+    trained_run: Path,
+    predict: Callable[..., int],
+    tmp_path: Path,
+    sheets: list[Image.Image],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def load(*_: Any, **__: Any) -> None:
+        raise AssertionError("a model was loaded for nothing")
+
+    monkeypatch.setattr(aes.cli.predict, "open_grader", load)
+    sheets[0].save(tmp_path / "page.png")
+    (tmp_path / "typed.txt").write_text(typed(3), encoding="utf-8")
+    for name, question, limit in (
+        ("page.png", "写了什么？", 64),
+        ("typed.txt", "写了什么？", 64),
+        ("typed.txt", "写了什么？" * 400, 1024),
+    ):
+        command = (f"run={trained_run}", f"input={tmp_path / name}", f"question={question}")
+        assert predict(*command, f"data.max_tokens={limit}") == 1
+        shown = capsys.readouterr()
+        assert f"{name} with the question: it takes" in shown.err
+        assert f"more than data.max_tokens={limit}: raise that" in shown.err
+        assert shown.err.count("\n") == 1 and shown.out == ""
 
 
 def test_a_page_is_opened_once_and_may_go_then(

@@ -71,7 +71,8 @@ def test_ids_sources_and_comments(ladder: list[Essay]) -> None:
     for copy in ladder:
         assert copy.id == f"{copy.source}-{copy.operation}"
         comment = SAMPLE[copy.source].comment
-        assert copy.comment == (comment if copy.operation == "cut_100" else "")
+        assert (copy.comment == comment) == (copy.operation == "cut_100")
+        assert copy.comment, "a prompt without a question for a comment would tell the copy's worth"
 
 
 def test_every_copy_is_another_text(ladder: list[Essay]) -> None:

@@ -7,15 +7,17 @@ import sys
 from collections.abc import Callable, Iterator, Sized
 from dataclasses import replace
 from itertools import count, islice
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from aes.grading import Grader, read_answer
 from aes.grading.calibration import Calibration, Curve
+from aes.grading.journal import Journal
 from aes.metrics.grades import AgreementMetrics
 from aes.prompt.build import ExampleBuilder
-from aes.records import Answer, Essay, Example
+from aes.records import Answer, Essay, Example, Marked
 from aes.rubric import Deductions, Rubric
 
 TEXT = '{"scores":{"content":15,"language":9},"feedback":"好"}'
@@ -43,8 +45,34 @@ def test_mean_and_spread_come_from_the_distribution(small_rubric: Rubric) -> Non
 def test_without_a_distribution_the_score_itself_is_expected(small_rubric: Rubric) -> None:
     grade = read_answer(Answer(id="x", text=TEXT), small_rubric)
     assert grade.expected == {"content": 15.0, "language": 9.0}
-    assert grade.spread == {"content": 0.0, "language": 0.0}
     assert grade.expected_subtotal == 24.0
+
+
+@pytest.mark.parametrize("known", [(), ("language",)])
+def test_what_is_not_known_is_no_certainty(
+    strict_rubric: Rubric, known: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Nor does it become one by calibration, or on its way through a file."""
+    shares = dict.fromkeys(known, (0.0, 0.5, 0.5, 0.0, 0.0))
+    maps = {"content": Curve(raw=(0.0, 20.0), calibrated=(0.0, 10.0))}
+    calibration = Calibration(
+        method="linear", curves=maps, unchanged={}, num_essays=10, num_sources=10
+    )
+    answer = Answer(id="x", text=TEXT, distributions=shares)
+    for used in (None, calibration):
+        grade = read_answer(answer, strict_rubric, calibration=used)
+        assert grade.spread == pytest.approx(dict.fromkeys(known, 0.5))
+        assert math.isnan(grade.uncertainty)
+        facts: Any = {"source": "x", "group": "", "num_chars": 1, "gold": {}, "gold_text": ""}
+        path = tmp_path / f"{used is None}.jsonl"
+        Journal(path, {}, fresh=False).keep([Marked(id="x", grade=grade, **facts)])
+        (line,) = path.read_text().splitlines()
+        assert "NaN" not in line
+        assert json.loads(line)["uncertainty"] is None
+        again = Journal(path, {}, fresh=False).marked["x"].grade
+        assert again.spread == grade.spread
+        assert math.isnan(again.uncertainty)
+    assert grade.scores["content"] == 8
 
 
 @pytest.mark.parametrize(
@@ -184,7 +212,8 @@ def test_essays_are_graded_as_typed(
     assert untitled == {e.id for i, e in enumerate(essays) if i % 2 and not e.title}
     assert untitled
     assert (echo.asked, echo.sizes) == ([True], [len(essays)])
-    assert list(grader.grade_essays(iter(essays))) == grades
+    # As text, since an uncertainty that is not known is unlike itself.
+    assert repr(list(grader.grade_essays(iter(essays)))) == repr(grades)
 
 
 def test_progress_reaches_the_engine(small_rubric: Rubric) -> None:

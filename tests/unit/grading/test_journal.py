@@ -44,13 +44,13 @@ def marked(id: str, *, readable: bool = True) -> Marked:
 
 def fill(path: Path, *ids: str) -> None:
     journal = Journal(path, SETTINGS, fresh=False)
-    list(journal.extend(marked(id) for id in ids))
+    journal.keep(marked(id) for id in ids)
 
 
 def test_grades_come_back_as_they_were(tmp_path: Path) -> None:
     path = tmp_path / "new" / "predictions.jsonl"
     essays = [marked("a"), marked("b", readable=False)]
-    list(Journal(path, SETTINGS, fresh=False).extend(essays))
+    Journal(path, SETTINGS, fresh=False).keep(essays)
     found = Journal(path, SETTINGS, fresh=False).marked
     assert found["a"] == essays[0]
     assert found["b"].grade.parse_error == "not JSON"
@@ -66,7 +66,7 @@ def test_each_essay_is_on_disk_before_the_next_is_graded(tmp_path: Path) -> None
             lines_seen.append(path.read_bytes().count(b"\n"))
             yield marked(id)
 
-    list(Journal(path, SETTINGS, fresh=False).extend(grading()))
+    Journal(path, SETTINGS, fresh=False).keep(grading())
     assert lines_seen == [0, 1, 2]
 
 
@@ -76,7 +76,7 @@ def test_a_line_cut_short_is_graded_again(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-9])
     journal = Journal(path, SETTINGS, fresh=False)
     assert set(journal.marked) == {"a"}
-    list(journal.extend([marked("b")]))
+    journal.keep([marked("b")])
     assert set(Journal(path, SETTINGS, fresh=False).marked) == {"a", "b"}
 
 

@@ -108,10 +108,13 @@ class BruteForce:
         """Logits ``[vocabulary]`` behind the beginning of an answer."""
         key = (example, tuple(answer))
         if not any(seen == key for seen, _ in self.known):
-            self.known.append((key, self._forward(example, answer)))
+            self.known.append((key, self._forward(example, answer)[-1]))
         return next(found for seen, found in self.known if seen == key)
 
-    def _forward(self, example: Example, answer: Sequence[int]) -> torch.Tensor:
+    def _forward(
+        self, example: Example, answer: Sequence[int], *, num_last: int = 1
+    ) -> torch.Tensor:
+        """Logits ``[num_last, vocabulary]`` behind the last tokens."""
         sizes = [self.renderer.size(page) for page in example.pages]
         prompt = self.processor.encode(example, sizes)
         assert prompt.num_prompt == len(prompt.input_ids)
@@ -125,8 +128,10 @@ class BruteForce:
                 "mm_token_type_ids": (ids == self.processor.image_token).int(),
             }
         with torch.no_grad():
-            out = self.model.eval()(input_ids=ids, logits_to_keep=1, use_cache=False, **pages)
-        found: torch.Tensor = out.logits[0, -1]
+            out = self.model.eval()(
+                input_ids=ids, logits_to_keep=num_last, use_cache=False, **pages
+            )
+        found: torch.Tensor = out.logits[0]
         return found
 
     def distribution(
@@ -150,14 +155,31 @@ class BruteForce:
                         found[score] += share
         return [math.exp(found[score]) for score in scores]
 
-    def distributions(self, example: Example, scores: dict[str, int]) -> dict[str, list[float]]:
+    def model_distribution(
+        self, example: Example, before: Sequence[int], span: tuple[int, int], after: str
+    ) -> list[float]:
+        """Probability that the model itself writes each score and its end, among valid scores."""
+        found = []
+        for score in range(span[0], span[1] + 1):
+            written = [*(t for digit in str(score) for t in self.tokens(digit))]
+            written.append(self.tokens(after)[0])
+            said = self._forward(example, [*before, *written], num_last=len(written) + 1)
+            of_all = said[:-1].double().log_softmax(1)
+            found.append(of_all[range(len(written)), written].sum())
+        shares: list[float] = torch.stack(found).softmax(0).tolist()
+        return shares
+
+    def distributions(
+        self, example: Example, scores: dict[str, int], *, of: str = "constrained"
+    ) -> dict[str, list[float]]:
         """That of each trait behind the scores that were written before it."""
+        distribution = self.distribution if of == "constrained" else self.model_distribution
         ranges = self.processor.guide.ranges
         ends = [*(f',"{name}":' for name in list(ranges)[1:])]
         ends.append('},"feedback":"' if example.asks_feedback else "}}")
         found, written = {}, self.tokens('{"scores":{"' + next(iter(ranges)) + '":')
         for (name, span), end in zip(ranges.items(), ends, strict=True):
-            found[name] = self.distribution(example, written, span, end)
+            found[name] = distribution(example, written, span, end)
             digits = [token for digit in str(scores[name]) for token in self.tokens(digit)]
             written = [*written, *digits, *self.tokens(end)]
         return found

@@ -3,6 +3,7 @@
 import io
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
+import aes.inference.engine
 from aes.inference.engine import NUM_BATCHES_AHEAD, Engine
 from aes.model.spec import LoraSpec
 from aes.prompt.build import ExampleBuilder
-from aes.records import Essay, Example
+from aes.records import Essay, Example, Message
 
 Maker = Callable[..., Any]
 
@@ -112,6 +114,41 @@ def test_a_page_from_a_file_is_opened_once(
     found = list(engine.answer(examples, scores_only=True))
     assert [a.id for a in found] == ["photo", "typed"]
     assert opened == [page]
+
+
+def test_waiting_pages_take_bounded_memory(
+    make_engine: Maker, builder: ExampleBuilder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Open images are few, though far more essays may be read ahead."""
+    page = tmp_path / "page.png"
+    image = Image.new("RGB", (320, 320), "white")
+    image.paste((0, 0, 0), (20, 20, 300, 300))
+    image.save(page)
+    engine: Engine = make_engine(batch_size=2)
+    opened = builder.renderer.open(page)
+    alive: set[int] = set()
+    most = 0
+
+    def watch(source: Any) -> Image.Image:
+        nonlocal most
+        made = opened.copy()
+        alive.add(id(made))
+        weakref.finalize(made, alive.discard, id(made))
+        most = max(most, len(alive))
+        return made
+
+    monkeypatch.setattr(engine.renderer, "open", watch, raising=False)
+    example = Example(id="x", messages=(Message("user", (page, "问")),))
+    area = opened.width * opened.height
+    held = []
+    for limit in (2 * area, 999 * area):
+        monkeypatch.setattr(aes.inference.engine, "MAX_PIXELS_AHEAD", limit)
+        most = 0
+        assert len(list(engine.answer([example] * 18, scores_only=True))) == 18
+        held.append(most)
+    # Those that wait, those being drawn, those being decoded, and those just done.
+    assert held[0] <= 2 + 2 + 2 + 2
+    assert held[1] >= 2 * NUM_BATCHES_AHEAD + 2 + 2
 
 
 @pytest.mark.parametrize("was_training", [False, True])

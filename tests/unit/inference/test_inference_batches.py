@@ -11,13 +11,18 @@ from aes.inference.batches import batches_of_like, in_order
 Item = tuple[str, int]
 
 
-def _batches(items: object, size: int, ahead: int) -> Iterator[list[tuple[int, Item]]]:
+def _batches(
+    items: object, size: int, ahead: int, *, max_weight: int = 999_999
+) -> Iterator[list[tuple[int, Item]]]:
+    """An item weighs as much as it is long."""
     return batches_of_like(
         items,  # type: ignore[arg-type]
         batch_size=size,
         num_ahead=ahead,
         kind=lambda item: item[0],
         length=lambda item: item[1],
+        weight=lambda item: item[1],
+        max_weight=max_weight,
     )
 
 
@@ -65,6 +70,24 @@ def test_the_stream_is_read_no_further_than_told() -> None:
     assert len(taken) == 6
     next(batches)
     assert len(taken) == 8
+
+
+@pytest.mark.parametrize(("weight", "most"), [(1, 10), (6, 5), (30, 2), (500, 2)])
+def test_heavy_items_are_read_no_further_than_they_may_weigh(weight: int, most: int) -> None:
+    """But a batch of them in any case, however heavy."""
+    taken: list[Item] = []
+
+    def source() -> Iterator[Item]:
+        for _ in range(60):
+            taken.append(("a", weight))
+            yield taken[-1]
+
+    num_given = 0
+    for batch in _batches(source(), 2, 10, max_weight=30):
+        assert len(batch) == 2
+        assert len(taken) - num_given == min(most, 60 - num_given)
+        num_given += len(batch)
+    assert num_given == 60
 
 
 def test_each_is_given_as_soon_as_those_before_it() -> None:

@@ -39,6 +39,45 @@ def test_distributions_equal_brute_force(
             assert scores[name] == math.floor(mean + 0.5)
 
 
+def test_the_models_own_distribution_equals_brute_force(
+    make_engine: Maker,
+    make_brute_force: Maker,
+    builder: ExampleBuilder,
+    wide: Processor,
+    steer: Maker,
+) -> None:
+    """Every valid score teacher-forced, over the whole vocabulary, normalised once."""
+    steer(lambda logits: logits / 5)  # surer of itself, it would never be in two minds
+    short = [Essay(id="a", text="我们去公园看花。" * 9), Essay(id="b", text="花。", comment="好")]
+    examples = [builder.build(essay) for essay in short]
+    brute_force = make_brute_force(processor=wide)
+    engine: Engine = make_engine(processor=wide, batch_size=2, distribution="model")
+    # The second stands in a padded batch and asks for a comment, by which its last score ends.
+    example, (_, answer) = examples[1], engine.answer(examples, scores_only=True)
+    scores = json.loads(answer.text)["scores"]
+    constrained = brute_force.distributions(example, scores)
+    for name, shares in brute_force.distributions(example, scores, of="model").items():
+        assert answer.distributions[name] == pytest.approx(shares, abs=1e-4)
+        assert max(shares) > 0.1, "too flat to tell anything"
+        mean = sum((RANGES[name][0] + i) * share for i, share in enumerate(shares))
+        assert scores[name] == math.floor(mean + 0.5)
+        pairs = zip(constrained[name], shares, strict=True)
+        assert max(abs(one - other) for one, other in pairs) > 1e-3, "one would pass as the other"
+
+
+def test_greedy_writes_the_same_whatever_the_distribution(
+    make_engine: Maker, examples: list[Example], wide: Processor
+) -> None:
+    texts, shares = [], []
+    for distribution in ("constrained", "model"):
+        engine: Engine = make_engine(processor=wide, score="greedy", distribution=distribution)
+        answers = list(engine.answer(examples, scores_only=True))
+        texts.append([answer.text for answer in answers])
+        shares.append([answer.distributions for answer in answers])
+    assert texts[0] == texts[1]
+    assert shares[0] != shares[1]
+
+
 def test_greedy_is_the_likeliest_digit_at_each_step(
     make_engine: Maker, make_brute_force: Maker, examples: list[Example], wide: Processor
 ) -> None:
@@ -100,9 +139,9 @@ def test_scores_take_the_same_passes_whatever_the_content(
     asking = [builder.build(essay) for essay in essays if essay.comment]
     silent = [builder.build(essay) for essay in essays if not essay.comment]
     for chosen in (examples, asking[:4], silent[:4], examples[:3], asking[:3], silent[:3]):
-        for score in ("expected", "greedy"):
+        for keys in ({}, {"score": "greedy"}, {"distribution": "model"}):
             count_passes.clear()
-            engine: Engine = make_engine(score=score, batch_size=2)
+            engine: Engine = make_engine(**keys, batch_size=2)
             assert len(list(engine.answer(chosen, scores_only=True))) == len(chosen)
             assert len(count_passes) == 2 * (1 + len(builder.rubric.ranges))
 

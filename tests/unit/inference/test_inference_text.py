@@ -120,6 +120,18 @@ def test_broken_and_special_bytes_leave_nothing(
     assert answer.text == "好!好"  # the likeliest known word stands for one that nobody knows
 
 
+def test_control_characters_never_reach_a_terminal(
+    make_engine: Maker, questions: list[Example], processor: Processor, steer: Maker
+) -> None:
+    text = "好\x1b[2J\x07\x00a\r\x7f\x85\x9b1m\n\t龘"
+    _write(
+        steer, [*processor.tokenizer.encode(text, add_special_tokens=False), processor.end_token]
+    )
+    pieces = list(make_engine(max_answer_tokens=99).stream(questions[0]))
+    assert "".join(pieces) == "好[2Ja1m\n\t龘"
+    assert all(pieces)
+
+
 @pytest.mark.parametrize("token", ["<|im_end|>", "<|endoftext|>"])
 def test_an_end_token_ends_free_text(
     make_engine: Maker, questions: list[Example], processor: Processor, steer: Maker, token: str

@@ -82,6 +82,17 @@ def test_an_unread_answer_goes_to_arbitration(mark: Mark, exam: Rubric) -> None:
     assert double.mean_accepted.metrics["exact/total"] == 1.0
 
 
+def test_markers_that_read_nothing_agree_on_nothing(mark: Mark, exam: Rubric) -> None:
+    # The least scores are what unread answers count as; here they are also what others gave.
+    first = [mark("a", None, (9, 4)), mark("b", None, (0, 1)), mark("c", (9, 4), (9, 4))]
+    second = [mark("a", None, (9, 4)), mark("b", (0, 1), (0, 1)), mark("c", (9, 4), (9, 4))]
+    for double in (compared(first, second, exam), compared(second, first, exam)):
+        assert double.arbitration_rate == pytest.approx(2 / 3)
+        assert double.mean_accepted.num == 1
+    nobody = compared(first[:1], second[:1], exam)
+    assert (nobody.arbitration_rate, nobody.mean_accepted.num) == (1, 0)
+
+
 def test_markers_without_common_ground_are_refused(mark: Mark, exam: Rubric) -> None:
     one, other = mark("a", (9, 4), (9, 4)), mark("b", (9, 4), (9, 4))
     with pytest.raises(ValueError, match="one and two graded no essay in common"):

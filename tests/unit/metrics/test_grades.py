@@ -29,7 +29,7 @@ def gold_scores() -> list[dict[str, int]]:
 
 
 def measured(grades: list[Grade], rubric: Rubric) -> dict[str, float]:
-    metric = AgreementMetrics(rubric, threshold=2)
+    metric = AgreementMetrics(rubric)
     metric.update(grades, gold_scores())
     return {name: float(value) for name, value in metric.compute().items()}
 
@@ -42,8 +42,8 @@ def test_values(predicted: list[Grade], exam: Rubric) -> None:
     metrics = measured(predicted, exam)
     assert metrics["qwk/content"] == pytest.approx(kappa([5, 10, 19, 9], [3, 12, 18, 9]), abs=1e-6)
     assert metrics["qwk/format"] == pytest.approx(kappa([2, 4, 4, 3], [1, 4, 5, 2]), abs=1e-6)
-    # 14.6 rounds to 15 and 11.7 to 12, though their scores sum to 14 and 12.
-    assert metrics["qwk/total"] == pytest.approx(kappa([7, 15, 23, 12], [4, 16, 23, 11]), abs=1e-6)
+    # The awarded scores sum to 14, though the expected total of 14.6 rounds to 15.
+    assert metrics["qwk/total"] == pytest.approx(kappa([7, 14, 23, 12], [4, 16, 23, 11]), abs=1e-6)
     assert metrics["mae/total"] == pytest.approx((3 + 1.4 + 0 + 0.7) / 4, abs=1e-6)
     assert metrics["mae/content"] == pytest.approx((2 + 1.4 + 1 + 0.3) / 4, abs=1e-6)
     assert metrics["parse_rate"] == 1.0
@@ -68,7 +68,7 @@ def test_an_unread_answer_counts_as_the_least_scores(
 
 
 def test_batches_add_up_and_ranks_meet(predicted: list[Grade], exam: Rubric) -> None:
-    first, second = (AgreementMetrics(exam, threshold=2) for _ in range(2))
+    first, second = AgreementMetrics(exam), AgreementMetrics(exam)
     gold = gold_scores()
     first.update(predicted[:1], gold[:1])
     second.update(predicted[1:3], gold[1:3])
@@ -80,7 +80,7 @@ def test_batches_add_up_and_ranks_meet(predicted: list[Grade], exam: Rubric) -> 
 def test_ranks_gather_one_flat_vector_even_from_a_rank_without_grades(
     predicted: list[Grade], exam: Rubric
 ) -> None:
-    ranks = [AgreementMetrics(exam, threshold=2) for _ in range(2)]
+    ranks = [AgreementMetrics(exam), AgreementMetrics(exam)]
     ranks[0].update(predicted, gold_scores())
     # What torchmetrics does between processes: each rank's rows as one vector, then all of them.
     gathered = [torch.cat([torch.empty(0), *rank.rows]) for rank in ranks]
@@ -95,7 +95,7 @@ def test_reports_measure_the_same(mark: Callable[..., Marked], exam: Rubric) -> 
         for i, (given, gold) in enumerate(zip([*GIVEN[:3], None], GOLD, strict=True))
     ]
     grades = [each.grade for each in marked]
-    report = measure(marked, rubric=exam, threshold=2, num_resamples=0, seed=0)
+    report = measure(marked, rubric=exam, threshold=None, num_resamples=0, seed=0)
     metrics = measured(grades, exam)
     assert list(report.metrics) == list(metrics)
     assert report.metrics == pytest.approx(metrics, abs=1e-6, nan_ok=True)

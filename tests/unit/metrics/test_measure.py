@@ -10,7 +10,7 @@ from sklearn.metrics import cohen_kappa_score
 
 from aes.metrics.measure import measure, measure_values
 from aes.metrics.results import Agreement
-from aes.records import Marked
+from aes.records import Grade, Marked
 from aes.rubric import Rubric
 
 RNG = np.random.default_rng(1)
@@ -64,10 +64,11 @@ def test_correlations_are_of_expected_scores(marked: list[Marked], exam: Rubric)
 
 
 def test_bands_compare_classes_of_totals(mark: Callable[..., Marked], exam: Rubric) -> None:
-    # Bands begin at 20, 15, 9 and 0; totals 19.6, 14.4, 9 and 25 lie in 一等, 三等, 三等, 一等.
+    # Bands begin at 20, 15, 9 and 0; totals 20, 14, 9 and 25 lie in 一等, 三等, 三等, 一等, though
+    # the first two are expected to be 19.4 and 14.6.
     marked = [
-        mark("a", (15, 5, -0.4), (16, 5)),
-        mark("b", (11, 3, 0.4), (11, 4)),
+        mark("a", (15, 5, -0.6), (16, 5)),
+        mark("b", (11, 3, 0.6), (11, 4)),
         mark("c", (6, 3), (6, 2)),
         mark("d", (20, 5), (7, 3)),
     ]
@@ -94,13 +95,55 @@ def test_one_trait_is_measured_like_the_total(marked: list[Marked], exam: Rubric
         replace(
             each,
             gold={"content": each.gold["content"]},
-            grade=replace(each.grade, expected_subtotal=each.grade.expected["content"]),
+            grade=replace(
+                each.grade,
+                subtotal=each.grade.scores["content"],
+                expected_subtotal=each.grade.expected["content"],
+            ),
         )
         for each in marked
     ]
     metrics = measured(holistic, alone).metrics
     for name in BY_PART:
         assert metrics[f"{name}/content"] == metrics[f"{name}/total"]
+
+
+def test_whole_totals_are_those_that_were_awarded(exam: Rubric) -> None:
+    # Distributions with a mode away from the mean: two decodings award other scores for them.
+    distributions = [(8, 9.4, 2, 2.4), (12, 11.3, 4, 3.3), (15, 14.4, 5, 4.4), (5, 6.6, 1, 1.6)]
+    found = {}
+    for decoding, pick in (("greedy", 0), ("expected", 1)):
+        marked = []
+        for i, (*content, form, mean_form) in enumerate(distributions):
+            scores = {"content": round(content[pick]), "format": round((form, mean_form)[pick])}
+            grade = Grade(
+                id=f"e{i}",
+                scores=scores,
+                expected={"content": content[1], "format": mean_form},
+                subtotal=sum(scores.values()),
+                expected_subtotal=content[1] + mean_form,
+            )
+            gold = {"content": int(content[0]), "format": form}
+            marked.append(
+                Marked(
+                    id=f"e{i}",
+                    grade=grade,
+                    gold=gold,
+                    source=f"e{i}",
+                    group="",
+                    num_chars=0,
+                    gold_text="",
+                )
+            )
+        found[decoding] = measure(marked, rubric=exam, threshold=1, num_resamples=0, seed=0).metrics
+    greedy, expected = found["greedy"], found["expected"]
+    assert greedy["qwk/total"] == greedy["exact/total"] == greedy["band_exact/total"] == 1
+    # 9 + 2, 11 + 3, 14 + 4 and 7 + 2 for 10, 16, 20 and 6.
+    assert expected["exact/total"] == 0
+    assert expected["adjacent/total"] == expected["within_threshold/total"] == 0.25
+    assert expected["band_exact/total"] == 0.25
+    for name in ("mae/total", "rmse/total", "pearson/total", "smd/total", "continuous_qwk/total"):
+        assert greedy[name] == expected[name]
 
 
 def test_totals_alone_are_measured_alike(marked: list[Marked], exam: Rubric) -> None:

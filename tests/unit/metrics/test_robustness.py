@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -28,9 +28,11 @@ def variant(source: str, name: str, kind: Kind, step: int = 0, goal: str | None 
     )
 
 
-def measure(rows: list[tuple[Variant, float]], gain_points: float = 10) -> Robustness:
+def measure(rows: Sequence[tuple[Variant, float]], gain_points: float = 10) -> Robustness:
     variants, points = zip(*rows, strict=True)
-    return measure_robustness(variants, points, gain_points=gain_points, seed=1)
+    return measure_robustness(
+        variants, points, gain_points=gain_points, minimum=0, maximum=100, seed=1
+    )
 
 
 def by_name(found: Robustness) -> dict[str, AttackResult]:
@@ -90,6 +92,39 @@ def test_attacks_worked_by_hand() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("goal", "edge", "inside", "success"),
+    # At 95 of 100 nothing gains 10 points, at 5 nothing loses them.
+    [("gain", 95, 90, 100), ("unnoticed", 5, 10, 9)],
+)
+def test_essays_at_the_ends_do_not_tell_whether_an_attack_succeeds(
+    goal: str, edge: float, inside: float, success: float
+) -> None:
+    limit = 100 if goal == "gain" else 0
+
+    def attacked(sources: dict[str, tuple[float, float]]) -> AttackResult:
+        rows = []
+        for source, (honest, got) in sources.items():
+            rows.append((variant(source, "honest", "honest"), honest))
+            rows.append((variant(source, "x", "attack", goal=goal), got))
+        return by_name(measure(rows))["x"]
+
+    nothing = attacked({"a": (edge, limit), "b": (edge, limit)})
+    assert (nothing.num, nothing.num_with_room) == (2, 0)
+    assert math.isnan(nothing.success_rate)
+    assert math.isnan(nothing.success_interval.low)
+    assert nothing.mean_change == limit - edge
+    failure = inside if goal == "gain" else 0
+    some = {"a": (edge, limit), "b": (inside, success), "c": (inside, failure)}
+    found = attacked(some | {"d": (inside, success), "e": (inside, failure)})
+    assert (found.num, found.num_with_room, found.success_rate) == (5, 4, 0.5)
+    interval = found.success_interval
+    assert 0 <= interval.low < 0.5 < interval.high <= 1
+    one = attacked({"a": (edge, limit), "b": (inside, success)})
+    assert (one.num_with_room, one.success_rate) == (1, 1)
+    assert math.isnan(one.success_interval.high)
+
+
 def test_drift_is_the_mean_absolute_change() -> None:
     rows = [(variant(s, "honest", "honest"), 50) for s in "ab"]
     rows += [(variant("a", "noise", "drift"), 52), (variant("b", "noise", "drift"), 49)]
@@ -118,7 +153,7 @@ def suite(builder: ExampleBuilder, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def grade(suite: list[Variant], grader: Callable[[Variant], float]) -> Robustness:
     points = [grader(v) for v in suite]
-    return measure_robustness(suite, points, gain_points=10, seed=1)
+    return measure_robustness(suite, points, gain_points=10, minimum=0, maximum=110, seed=1)
 
 
 def test_a_grader_that_falls_with_every_step_is_in_order(suite: list[Variant]) -> None:
@@ -128,6 +163,8 @@ def test_a_grader_that_falls_with_every_step_is_in_order(suite: list[Variant]) -
         assert result.share_in_order == 1
         assert result.mean_drop == pytest.approx(5)
         assert (result.interval.low, result.interval.high) == (1, 1)
+        ends = result.drop_interval.low, result.drop_interval.high
+        assert ends == pytest.approx((5, 5))
     assert grade(suite, lambda v: 80 + 5 * v.step).ladder["all"].share_in_order == 0
 
 
@@ -190,6 +227,6 @@ def test_intervals_draw_sources_and_not_copies() -> None:
 def test_bad_totals_are_refused() -> None:
     row = variant("a", "honest", "honest")
     with pytest.raises(ValueError, match="2 totals for 1"):
-        measure_robustness([row], [1, 2], gain_points=1, seed=1)
+        measure_robustness([row], [1, 2], gain_points=1, minimum=0, maximum=9, seed=1)
     with pytest.raises(ValueError, match="no total"):
-        measure_robustness([row], [math.nan], gain_points=1, seed=1)
+        measure_robustness([row], [math.nan], gain_points=1, minimum=0, maximum=9, seed=1)

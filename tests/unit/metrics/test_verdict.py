@@ -66,6 +66,21 @@ def test_the_interval_decides_what_is_proven(
     assert word in found.sentence
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("qwk/total", 0.698, ": 0.698; at least 0.70 is asked for: missed."),
+        ("qwk/total", 0.69996, ": 0.69996; at least 0.70 is asked for: missed."),
+        ("qwk/total", 0.702, ": 0.702; at least 0.70 is asked for: met."),
+        ("qwk/total", 0.70, ": 0.70; at least 0.70 is asked for: met."),
+        ("band_adjacent/total", 0.947, ": 94.7%; at least 95% is asked for: missed."),
+        ("smd/total", 0.154, ": 0.154; at most 0.15 is asked for: missed."),
+    ],
+)
+def test_no_value_is_rounded_onto_its_limit(name: str, value: float, shown: str) -> None:
+    assert judged(name, value).sentence.endswith(shown)
+
+
 def test_sentences_show_the_numbers() -> None:
     share = judged("band_exact/total", 0.625, (0.55, 0.7))
     assert "62% (95 % interval 55% to 70%); at least 50% is asked for: met." in share.sentence

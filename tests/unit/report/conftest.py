@@ -257,7 +257,13 @@ def _split(
 def _robustness() -> Robustness:
     def ladder(share: float, drop: float) -> LadderResult:
         ends = Interval(share - 0.07, share + 0.06)
-        return LadderResult(num_pairs=240, share_in_order=share, mean_drop=drop, interval=ends)
+        return LadderResult(
+            num_pairs=240,
+            share_in_order=share,
+            mean_drop=drop,
+            interval=ends,
+            drop_interval=Interval(drop - 0.9, drop + 0.8),
+        )
 
     def attack(name: str, change: float, rate: float, goal: str = "gain") -> AttackResult:
         return AttackResult(
@@ -266,7 +272,9 @@ def _robustness() -> Robustness:
             num=50,
             mean_change=change,
             interval=Interval(change - 1.2, change + 1.2),
+            num_with_room=44,
             success_rate=rate,
+            success_interval=Interval(rate - 0.02, rate + 0.05),
             worst_change=change + 9,
         )
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
+from itertools import count
 from math import isnan, nan
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,6 +41,32 @@ def test_every_number_has_a_name_of_its_own(evaluation: Evaluation) -> None:
     assert found["test/ladder/all/share_in_order"] == 0.871
     assert found["test/attack/order/page/success_rate"] == 0.34
     assert found["test/drift/type size"] == 0.88
+
+
+def numbered(value: Any, numbers: Iterator[int]) -> Any:
+    """The same with a number of its own for each number that it holds, however deep."""
+    if isinstance(value, bool | str) or value is None:
+        return value
+    if isinstance(value, int | float):
+        return next(numbers)
+    if isinstance(value, Mapping):
+        return {key: numbered(inner, numbers) for key, inner in value.items()}
+    if isinstance(value, Sequence):
+        return tuple(numbered(inner, numbers) for inner in value)
+    assert is_dataclass(value)
+    inner = {field.name: getattr(value, field.name) for field in fields(value)}
+    return replace(
+        value,  # type: ignore[type-var]
+        **{name: numbered(held, numbers) for name, held in inner.items()},
+    )
+
+
+def test_no_field_that_holds_a_number_is_forgotten(evaluation: Evaluation) -> None:
+    numbers = count()
+    # What belongs to single essays stands in the files of predictions.
+    whole = replace(evaluation, marked=(), calibrated_totals={})
+    found = flat_metrics(numbered(whole, numbers), prefix="test")
+    assert sorted(found.values()) == list(range(next(numbers)))  # type: ignore[type-var]
 
 
 def test_what_is_undefined_is_null(evaluation: Evaluation, tmp_path: Path) -> None:

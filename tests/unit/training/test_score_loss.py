@@ -256,7 +256,9 @@ def test_the_weight_mixes_both_losses(
         for t, (name, (low, high)) in enumerate({"content": (0, 20), "language": (8, 12)}.items()):
             mean = sum(k * float(shares[b, t, k - low]) for k in range(low, high + 1))
             squares += ((mean - essay.scores[name]) / (high - low)) ** 2
-    assert loss(replace(EXPECTED, score_weight=1.0)) == pytest.approx(squares, rel=1e-4)
+    comments = loss(tokens) - loss(replace(tokens, feedback_weight=0.0))
+    assert comments > 0
+    assert loss(replace(EXPECTED, score_weight=1.0)) == pytest.approx(comments + squares, rel=1e-4)
     for spec in (EXPECTED, ORDINAL):
         alone, w = loss(replace(spec, score_weight=1.0)), spec.score_weight
         assert loss(replace(spec, score_weight=0.0)) == pytest.approx(loss(tokens), rel=1e-5)
@@ -271,7 +273,7 @@ def test_an_answer_without_scores_has_no_score_loss(model: Any, processor: Proce
 
     def loss(items: list[dict[str, Any]]) -> float:
         batch = add_branches(_batch(processor, items), processor.guide)
-        spec = replace(ORDINAL, score_weight=1.0)
+        spec = replace(ORDINAL, score_weight=1.0, feedback_weight=0.0)
         with torch.no_grad():
             return float(summed_loss(model, batch, spec=spec, score_steps=processor.guide.table))
 
