@@ -89,19 +89,13 @@ def fit(
         logger.log_metrics(dict(baselines), step=0)
     _fit(lightning_trainer, module, data)
     last = run_dir / "checkpoints" / "last.ckpt"
-    lightning_trainer.save_checkpoint(
-        last, weights_only=False
-    )  # whatever the settings, the end is kept
+    # Whatever the settings, the end is kept.
+    lightning_trainer.save_checkpoint(last, weights_only=False)
     # The last epoch may be none of every n-th, and max_steps may end a run within an epoch.
     if data.val_examples and validation_log.validated_step != lightning_trainer.global_step:
         lightning_trainer.validate(module, datamodule=data, verbose=False)
         _keep_if_best(lightning_trainer, last, checkpoint.monitor)
-    # Without validation essays the table shows some that were trained on.
-    shown = data.val_examples or data.train.examples()
-    rows = sample_rows(module.grader, shown, num_examples=sample_table.num_examples)
-    if rows:
-        write_samples_html(rows, run_dir / "samples.html")
-        log_samples(logger, rows)
+    _show_samples(module, data, sample_table, logger, run_dir)
     fitted = Fitted(
         metrics=validation_metrics(lightning_trainer),
         groups=_agreement_by_operation(module),
@@ -109,6 +103,22 @@ def fit(
     )
     write_metrics_json(run_dir / "metrics.json", {**_all_metrics(fitted), **baselines})
     return fitted
+
+
+def _show_samples(
+    module: GraderModule,
+    data: EssayDataModule,
+    spec: SampleTableSpec,
+    logger: Logger | None,
+    run_dir: Path,
+) -> None:
+    """A few pages with gold and predicted answers, in the run and in W&B."""
+    # Without validation essays the table shows some that were trained on.
+    shown = data.val_examples or data.train.examples()
+    rows = sample_rows(module.grader, shown, num_examples=spec.num_examples)
+    if rows:
+        write_samples_html(rows, run_dir / "samples.html")
+        log_samples(logger, rows)
 
 
 def _fit(trainer: Trainer, module: GraderModule, data: EssayDataModule) -> None:

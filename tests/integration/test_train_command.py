@@ -122,15 +122,25 @@ def test_card_names_the_run_and_what_the_numbers_are(finished: Finished) -> None
 
 
 def test_commands_of_the_card_work(
-    finished: Finished, train: Callable[..., int], essay_folder: Path
+    finished: Finished,
+    train: Callable[..., int],
+    evaluate: Callable[..., int],
+    essay_folder: Path,
+    tmp_path: Path,
 ) -> None:
     _, _, rest = finished.stdout.partition("try next\n")
     commands = [line.strip() for line in rest.splitlines() if line.strip()]
     assert commands
     for command in commands:
-        assert command.startswith("python train.py "), command
-        args = shlex.split(command.replace("=DIR", f"={shlex.quote(str(essay_folder))}"))[2:]
-        assert train(*args, "check_only=true") == 0, command
+        python, script, *args = shlex.split(
+            command.replace("=DIR", f"={shlex.quote(str(essay_folder))}")
+        )
+        assert python == "python", command
+        if script == "evaluate.py":
+            assert evaluate(*args, f"out={tmp_path / 'out'}", "num_resamples=0") == 0, command
+        else:
+            assert script == "train.py", command
+            assert train(*args, "check_only=true") == 0, command
 
 
 def test_no_essay_text_in_logs(finished: Finished) -> None:
