@@ -328,6 +328,8 @@ def start(session_cache: Path, tmp_path: Path) -> Iterator[Callable[..., subproc
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            # Tests that a script started in the background would pass an ignored Ctrl-C on.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         started.append(process)
         return process
