@@ -61,7 +61,7 @@ class GradedRun:
     Attributes:
         out: Folder of its results.
         marked: In the order of the data.
-        base: The same essays graded without the adapter; empty if that was not asked for.
+        base: The same essays graded without the adapter; empty if that was never asked for.
         grading_s: Seconds of grading, those before a kill included.
         lazy: To grade more.
     """
@@ -87,10 +87,11 @@ def grade_run(
     out = folder if len(request.runs) == 1 else one.path / "evaluation" / values.split
     lazy = LazyGrader(one, part.material)
     marked, grading_s = grade(lazy, part.examples, out / "predictions.jsonl", request)
-    base: list[Marked] = []
+    path = out / "predictions_without_adapter.jsonl"
     if values.baseline:
-        path = out / "predictions_without_adapter.jsonl"
         base, _ = grade(lazy, part.examples, path, request, with_adapter=False)
+    else:
+        base = _kept(one, part.examples, path)
     if len(request.runs) > 1:
         lazy.release()
     return GradedRun(one, part, out, marked, base, grading_s, lazy)
@@ -116,6 +117,19 @@ def grade(
             fold = lazy.run.settings.data.fold
             journal.keep(mark(grader, todo, fold=fold, scores_only=scores_only))
     return [journal.marked[example.id] for example in examples], journal.grading_s
+
+
+def _kept(run: TrainedRun, examples: Sequence[Example], path: Path) -> list[Marked]:
+    """Grades without the adapter that an earlier evaluation left; none if any is missing."""
+    if not path.is_file():
+        return []
+    settings = _what_grades_depend_on(run, examples, with_adapter=False)
+    try:
+        marked = Journal(path, settings, fresh=False).marked
+    except ValueError:  # of other settings: not asked for, so no reason to stop
+        return []
+    found = [marked[example.id] for example in examples if example.id in marked]
+    return found if len(found) == len(examples) else []
 
 
 def mark(

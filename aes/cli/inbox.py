@@ -51,6 +51,7 @@ class Inbox:
         pages: What the Engine opens pages with, too.
         warnings: What was mended, by the ids of essays that are being graded.
         errors: Sentences of those that could not be.
+        num_warned: Essays graded with warnings.
     """
 
     submissions: list[Submission]
@@ -61,6 +62,7 @@ class Inbox:
     writer: PredictionWriter
     warnings: dict[str, tuple[str, ...]] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
+    num_warned: int = 0
 
     @property
     def num_essays(self) -> int:

@@ -71,7 +71,14 @@ def _calibration(request: PredictionRequest) -> Calibration | None:
         )
     path = one.path / CALIBRATION_FILE if spec.path is None else spec.path.expanduser()
     digest = trained_digest(one.path)
-    return load_calibration(path, one.settings.rubric, spec.method, adapter_digest=digest)
+    calibration = load_calibration(path, one.settings.rubric, spec.method, adapter_digest=digest)
+    if not calibration.curves:
+        reason = next(iter(calibration.unchanged.values()), "there is no map in it")
+        raise ValueError(
+            f"{path} would change no grade ({reason}); leave calibration={spec.method} out, or "
+            "evaluate a part with more essays"
+        )
+    return calibration
 
 
 def _ask(request: PredictionRequest, submissions: list[Submission]) -> None:
@@ -156,6 +163,7 @@ def _write_grades(request: PredictionRequest, grader: Grader | None, inbox: Inbo
         for grade in grader.grade(inbox.examples(), progress="grading", total=inbox.num_essays):
             now = time.perf_counter()
             warnings = inbox.warnings.pop(grade.id)
+            inbox.num_warned += bool(warnings)
             inbox.writer.write_grade(grade, seconds=now - started, warnings=warnings)
             if grade.parse_error:
                 inbox.errors.append(f"{grade.id}: {grade.parse_error}")
@@ -207,6 +215,8 @@ def _print_summary(output: Path, *, num_done: int, inbox: Inbox) -> None:
         Text(f"{num_new} essays graded, {len(inbox.errors)} could not be{kept}: {output}"),
         soft_wrap=True,
     )
+    if inbox.num_warned:
+        console.print(f"  {inbox.num_warned} of them with warnings, each in its line")
     for error in inbox.errors[:_ERRORS_SHOWN]:
         console.print(Text(f"  {error}"), soft_wrap=True)
     if len(inbox.errors) > _ERRORS_SHOWN:

@@ -104,8 +104,12 @@ def _robustness_lines(result: Robustness) -> list[str]:
     kinds = [a for a in result.attacks if a.name.count("/") < 2 and not isnan(a.success_rate)]
     kinds.sort(key=lambda attack: -attack.success_rate)
     if kinds:
-        told = ", ".join(f"{a.name} {a.success_rate:.0%}" for a in kinds[:4])
-        lines.append(f"attacks that succeed most: {told}")
+        told = ", ".join(
+            f"{a.name} {a.success_rate:.0%} of {a.num_with_room}"
+            for a in kinds[:4]
+            if a.success_rate > 0
+        )
+        lines.append(f"attacks that succeed most: {told or 'none'}")
     return lines
 
 

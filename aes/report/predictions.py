@@ -4,11 +4,12 @@ A second start goes on where the first stopped. What stands in the file and was 
 same settings from the same essay is kept. Taken out, and so done again, are errors (the cause may
 have been mended; essays that fail again get their line again) and essays that have changed since.
 Their new lines stand at the end: the order of lines is that of grading, not that of the input. A
-last line that a kill cut short goes. Two runs at once must not write one file.
+last line that a kill cut short goes. Two commands at once cannot write one file.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -111,11 +112,23 @@ class PredictionWriter:
         self.digests = dict(digests or {})
         lines = self._take_over() if path.exists() else []
         self.done = frozenset(str(line["id"]) for line in lines)
+        self._num_bytes = path.stat().st_size if path.exists() else 0
         self._file: BinaryIO | None = None
 
     def __enter__(self) -> PredictionWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self.path.open("ab")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until it is closed
+            is_ours = self._file.tell() == self._num_bytes
+        except OSError:
+            is_ours = False
+        if not is_ours:
+            self._file.close()
+            raise ValueError(
+                f"another command writes {self.path}: start again when it has ended, or choose "
+                "another output."
+            )
         return self
 
     def __exit__(

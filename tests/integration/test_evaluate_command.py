@@ -73,6 +73,8 @@ def test_a_run_is_evaluated_beside_its_baselines(
     assert lines[0]["id"] in report and "http://" not in report and "https://" not in report
     shown = capsys.readouterr().out
     assert "report.html" in shown and "without adapter" in shown and "SAMPLE" in shown
+    assert evaluate(f"run={run}", *QUICK) == 0
+    assert metrics_of(folder) == metrics, "what lies there is reported again"
 
 
 def test_a_killed_evaluation_goes_on(

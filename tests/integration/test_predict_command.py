@@ -256,9 +256,12 @@ def test_what_was_mended_is_said(mixed: Handed) -> None:
 
 def test_standard_error_counts_and_quotes_nobody(mixed: Handed) -> None:
     num_errors = sum(map(bool, mixed.errors.values()))
-    first, *rest = mixed.shown.splitlines()
+    first, warned, *rest = mixed.shown.splitlines()
     num_graded = len(mixed.errors) - num_errors
     assert first == f"{num_graded} essays graded, {num_errors} could not be: {mixed.output}"
+    lines = lines_of(mixed.output).values()
+    num_warned = sum(bool(line["warnings"]) and not line["error"] for line in lines)
+    assert warned == f"  {num_warned} of them with warnings, each in its line"
     assert len(rest) == 6 and rest[-1].strip() == f"... and {num_errors - 5} more, each in its line"
     assert not any(text in mixed.shown for text in ("小河", "公园", "字字", "שלום", "Traceback"))
 

@@ -96,7 +96,7 @@ def test_attacks_are_told_by_kind_and_undefined_ones_are_not(
     evaluation: Evaluation, rubric: Rubric
 ) -> None:
     (line,) = [line for line in printed(evaluation, rubric, 120) if "succeed most" in line]
-    told = "off_topic 62%, order/page 34%, order/text 2%, white_on_white 0%"
+    told = "off_topic 62% of 44, order/page 34% of 44, order/text 2% of 44"
     assert line == f"  attacks that succeed most: {told}"
 
 

@@ -75,6 +75,19 @@ def test_a_line_says_all_that_is_known(tmp_path: Path) -> None:
     assert isinstance(line["total_score"], int)
 
 
+def test_two_commands_cannot_write_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    late = PredictionWriter(path, provenance=OURS)
+    with PredictionWriter(path, provenance=OURS) as writer:
+        with pytest.raises(ValueError, match="another command writes"):
+            PredictionWriter(path, provenance=OURS).__enter__()
+        writer.write_grade(grade("a"))
+    with pytest.raises(ValueError, match="another command writes"):
+        late.__enter__()  # it began before the other one had ended, and would grade again
+    write(path, "b")
+    assert ids_of(path) == ["a", "b"]
+
+
 def test_what_is_not_known_is_null(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     with PredictionWriter(path, provenance=OURS) as writer:
