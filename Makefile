@@ -2,7 +2,7 @@
 PYTHON ?= python
 
 .DEFAULT_GOAL := help
-.PHONY: help install train plan test fast lint format types layers check hooks ci clean
+.PHONY: help install train plan test slow fast lint format types layers check hooks ci clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,8 +16,11 @@ train:  ## the default run: nano model, embedded essays
 plan:  ## what the default run would cost, without running it
 	$(PYTHON) train.py check_only=true
 
-test:  ## all tests
+test:  ## what continuous integration tests
 	$(PYTHON) -m pytest
+
+slow:  ## what takes minutes: strategies, kills, sweeps
+	$(PYTHON) -m pytest -m slow
 
 fast:  ## unit tests alone
 	$(PYTHON) -m pytest tests/unit

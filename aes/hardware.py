@@ -25,6 +25,8 @@ class HardwareSpec:
         memory_gib: Memory per device in GiB; ``None``: what the machine of the run has.
         peak_tflops: Dense matrix throughput per device at ``precision``, in TFLOP/s.
         memory_bandwidth_tb_s: Memory bandwidth per device in TB/s.
+        link_gb_s: Bandwidth between two devices of a node, a direction, in GB/s.
+        node_link_gb_s: Bandwidth between two nodes, per device and direction, in GB/s.
         price_per_hour: Of one node, in the user's currency; 0: not known.
     """
 
@@ -37,6 +39,8 @@ class HardwareSpec:
     memory_gib: Annotated[float, Field(gt=0)] | None
     peak_tflops: Annotated[float, Field(gt=0)]
     memory_bandwidth_tb_s: Annotated[float, Field(gt=0)]
+    link_gb_s: Annotated[float, Field(gt=0)]
+    node_link_gb_s: Annotated[float, Field(gt=0)]
     price_per_hour: Annotated[float, Field(ge=0)]
 
     @property
@@ -51,10 +55,21 @@ class StrategySpec:
 
     Attributes:
         name: ``single``: one process. ``ddp``: a copy on every rank. ``zero2``: optimiser states
-            and gradients sharded. ``zero3``: weights sharded too.
+            and gradients sharded (DeepSpeed). ``zero3``: weights sharded too. ``zero3_offload``:
+            their shards wait in host memory. ``fsdp2``: as ``zero3``, by PyTorch itself.
     """
 
-    name: Literal["single", "ddp", "zero2", "zero3"]
+    name: Literal["single", "ddp", "zero2", "zero3", "zero3_offload", "fsdp2"]
+
+    @property
+    def shards_weights(self) -> bool:
+        """Whether a rank holds only a part of the model, so that all must compute in step."""
+        return self.name in ("zero3", "zero3_offload", "fsdp2")
+
+    @property
+    def uses_deepspeed(self) -> bool:
+        """Whether DeepSpeed runs it."""
+        return self.name in ("zero2", "zero3", "zero3_offload")
 
 
 def accumulation_steps(*, global_batch_size: int, micro_batch_size: int, num_ranks: int) -> int:

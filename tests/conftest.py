@@ -177,7 +177,7 @@ def make_batch(builder: ExampleBuilder, processor: Processor) -> Callable[..., A
             sizes = [builder.renderer.size(page) for page in example.pages]
             patches, _ = draw_patches(example, builder.renderer, processor)
             encoded = processor.encode(example, sizes)
-            items.append({"encoded": encoded, "patches": patches})
+            items.append({"encoded": encoded, "patches": patches, "is_filler": False})
         total = sum(len(item["encoded"].steps) for item in items)
         for item in items:
             item["num_supervised_in_step"] = total

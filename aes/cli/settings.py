@@ -52,6 +52,7 @@ class Settings:
     """Everything that a run is told.
 
     Attributes:
+        resume: ``never``, ``auto``, or the path of a run or a checkpoint.
         check_only: Plan, print, and stop; needs neither the hardware nor the weights.
         run_dir: Absolute; not created yet.
         run_dir_is_fixed: Somebody chose ``run_dir``; otherwise its name is only the time.
@@ -77,6 +78,7 @@ class Settings:
     strategy: StrategySpec
     seed: int
     global_batch_size: int
+    resume: str
     check_only: bool
     run_dir: Path
     run_dir_is_fixed: bool
@@ -91,6 +93,7 @@ class _RunValues:
 
     seed: Annotated[int, Field(ge=0, lt=_SEED_LIMIT)]
     global_batch_size: Annotated[int, Field(ge=1)]
+    resume: Annotated[str, Field(min_length=1)]
     check_only: bool
     run_dir: Path | None
 
@@ -116,7 +119,7 @@ GROUPS = (
     "hardware",
     "strategy",
 )
-RUN_KEYS = ("seed", "global_batch_size", "check_only", "run_dir")
+RUN_KEYS = ("seed", "global_batch_size", "resume", "check_only", "run_dir")
 
 
 def bind_settings(composed: Composed, *, other_keys: Collection[str] = ()) -> Settings:
@@ -151,6 +154,7 @@ def bind_settings(composed: Composed, *, other_keys: Collection[str] = ()) -> Se
         **groups,
         seed=run.seed,
         global_batch_size=run.global_batch_size,
+        resume=run.resume,
         check_only=run.check_only,
         run_dir=(run.run_dir or composed.output_dir).expanduser().absolute(),
         run_dir_is_fixed=run.run_dir is not None or composed.output_dir_is_fixed,

@@ -163,7 +163,7 @@ def check_combination(settings: Settings) -> None:
 
 
 _WITHOUT_EFFECT = ("adapter", "callbacks", "loss", "optim", "strategy", "trainer")
-_KEYS_WITHOUT_EFFECT = ("check_only", "global_batch_size", "run_dir")
+_KEYS_WITHOUT_EFFECT = ("check_only", "global_batch_size", "resume", "run_dir")
 
 
 def check_grading(settings: Settings, run_dir: Path, *, overrides: Sequence[str]) -> None:

@@ -100,7 +100,8 @@ class Collator:
 
         Returns:
             What ``pad_prompts`` gives, and ``pixel_values``, float32 ``[patches, 1536]``;
-            ``labels``, int64 ``[B, T]``: the token itself, or -100 where nothing is supervised;
+            ``labels``, int64 ``[B, T]``: the token itself, or -100 where nothing is supervised, as
+            all over a filler;
             ``steps``, int64 ``[B, T]``: see ``Encoded.steps``; ``num_supervised_in_step``, the
             supervised tokens of the whole global batch.
         """
@@ -108,7 +109,9 @@ class Collator:
         batch = pad_prompts(encoded, image_token=self.image_token, pad_token=self.pad_token)
         labels = torch.full_like(batch["input_ids"], IGNORED)
         steps = torch.full_like(labels, FREE_STEP)
-        for i, e in enumerate(encoded):
+        for i, (item, e) in enumerate(zip(items, encoded, strict=True)):
+            if item["is_filler"]:
+                continue
             n = len(e.input_ids)
             labels[i, e.num_prompt : n] = batch["input_ids"][i, e.num_prompt : n]
             steps[i, e.num_prompt : n] = torch.tensor(e.steps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,6 +19,25 @@ from aes.page import PageRenderer
 from aes.records import Example
 
 
+@dataclass(frozen=True, slots=True)
+class Dealt:
+    """One rank's Example.
+
+    Attributes:
+        counts: Whether it is this rank's own, and not a copy that only keeps ranks in step.
+    """
+
+    example: Example
+    counts: bool
+
+
+def deal(examples: Sequence[Example], *, rank: int, num_ranks: int) -> list[Dealt]:
+    """A rank's share, as many on every rank, whatever the number of examples."""
+    num = -(-len(examples) // num_ranks)
+    own = [Dealt(example, True) for example in examples[rank::num_ranks]]
+    return own + [Dealt(example, False) for example in examples[: num - len(own)]]
+
+
 class EssayDataModule(LightningDataModule):
     """Training batches of tensors and validation batches of Examples.
 
@@ -31,6 +51,7 @@ class EssayDataModule(LightningDataModule):
         decoding_batch_size: Examples graded together in validation.
         num_workers: Loader processes.
         seed: Decides the order of the samples.
+        rank: This one of ``num_ranks``, which each get a share of both parts.
     """
 
     def __init__(
@@ -45,6 +66,8 @@ class EssayDataModule(LightningDataModule):
         decoding_batch_size: int,
         num_workers: int,
         seed: int,
+        rank: int = 0,
+        num_ranks: int = 1,
     ) -> None:
         super().__init__()
         self.train = train
@@ -59,7 +82,10 @@ class EssayDataModule(LightningDataModule):
             global_batch_size=global_batch_size,
             micro_batch_size=micro_batch_size,
             seed=seed,
+            rank=rank,
+            num_ranks=num_ranks,
         )
+        self.rank, self.num_ranks = rank, num_ranks
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Micro-batches in the sampler's order; pages are drawn in the workers."""
@@ -75,9 +101,9 @@ class EssayDataModule(LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """Lists of Examples; the Engine makes tensors of them itself."""
+        """Lists of dealt Examples; the Engine makes tensors of them itself."""
         return DataLoader(
-            self.val_examples,  # type: ignore[arg-type]
+            deal(self.val_examples, rank=self.rank, num_ranks=self.num_ranks),  # type: ignore[arg-type]
             batch_size=self.decoding_batch_size,
             collate_fn=list,
         )

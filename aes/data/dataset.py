@@ -10,12 +10,13 @@ from torch.utils.data import Dataset
 
 from aes.data.prepare import Prepared, encoded_row
 from aes.data.processor import Processor
+from aes.data.sampler import Pick
 from aes.page import PageRenderer
 from aes.records import Example
 
 
 class PageDataset(Dataset[dict[str, Any]]):
-    """Items for training; indexed by (row, supervised tokens in the step), as the sampler gives.
+    """Items for training; indexed by what the sampler picks.
 
     Args:
         prepared: Tokenised samples.
@@ -31,14 +32,14 @@ class PageDataset(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        index, num_supervised_in_step = key
-        row = self.rows[index]
+    def __getitem__(self, pick: Pick) -> dict[str, Any]:
+        row = self.rows[pick.index]
         example: Example = pickle.loads(row["example"])
         return {
             "encoded": encoded_row(row),
             "patches": draw_patches(example, self.renderer, self.processor)[0],
-            "num_supervised_in_step": num_supervised_in_step,
+            "num_supervised_in_step": pick.num_supervised_in_step,
+            "is_filler": pick.is_filler,
         }
 
 

@@ -1,12 +1,13 @@
 """Plans an epoch: which examples make up each optimiser step and each micro-batch of it.
 
 Examples of like length are put together, so that little is padded. What a step holds does not
-depend on how it is cut into micro-batches.
+depend on how it is cut into micro-batches and dealt to ranks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -16,15 +17,31 @@ _STEPS_IN_POOL = 8
 the batches alike in every epoch, fewer would pad more."""
 
 
-class StepSampler(Sampler[list[tuple[int, int]]]):
-    """Yields micro-batches as lists of (index, supervised tokens in the whole step).
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """One place of a micro-batch.
+
+    Attributes:
+        index: Of the example.
+        num_supervised_in_step: Supervised tokens of the whole global batch.
+        is_filler: It only keeps a rank in step that has no example left; nothing of it counts.
+    """
+
+    index: int
+    num_supervised_in_step: int
+    is_filler: bool
+
+
+class StepSampler(Sampler[list[Pick]]):
+    """Yields this rank's micro-batches, as many on every rank.
 
     Args:
         lengths: Tokens of each example.
         num_supervised: Supervised tokens of each example.
-        global_batch_size: Examples a step.
-        micro_batch_size: Examples a micro-batch; the last of a step may be smaller.
+        global_batch_size: Examples a step, over all ranks.
+        micro_batch_size: Examples a micro-batch; those of the last step may be smaller.
         seed: Together with the epoch decides the order.
+        rank: This one of ``num_ranks``.
     """
 
     def __init__(
@@ -35,12 +52,16 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         global_batch_size: int,
         micro_batch_size: int,
         seed: int,
+        rank: int = 0,
+        num_ranks: int = 1,
     ) -> None:
         self.lengths = np.asarray(lengths)
         self.num_supervised = np.asarray(num_supervised)
         self.global_batch_size = global_batch_size
         self.micro_batch_size = micro_batch_size
         self.seed = seed
+        self.rank = rank
+        self.num_ranks = num_ranks
         self.epoch = 0
         # Lightning tells `batch_sampler.sampler` which epoch it is.
         self.sampler = self
@@ -67,13 +88,16 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
                 steps.append(chunk[:ragged])
         return steps
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[Pick]]:
+        per_pass = self.micro_batch_size * self.num_ranks
         for step in self.steps():
             total = int(self.num_supervised[step].sum())
-            for at in range(0, len(step), self.micro_batch_size):
-                yield [(int(i), total) for i in step[at : at + self.micro_batch_size]]
+            for at in range(0, len(step), per_pass):
+                # Every n-th: neighbours are of like length, so ranks have alike much to do.
+                own = step[at : at + per_pass][self.rank :: self.num_ranks]
+                yield [Pick(int(i), total, False) for i in own] or [Pick(int(step[0]), total, True)]
 
     def __len__(self) -> int:
         full, ragged = divmod(len(self.lengths), self.global_batch_size)
-        per_step = -(-self.global_batch_size // self.micro_batch_size)
-        return full * per_step + -(-ragged // self.micro_batch_size)
+        per_pass = self.micro_batch_size * self.num_ranks
+        return full * -(-self.global_batch_size // per_pass) + -(-ragged // per_pass)

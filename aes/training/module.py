@@ -12,10 +12,12 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from aes.data.collate import add_branches
+from aes.data.datamodule import Dealt
 from aes.grading import Grader
 from aes.metrics.grades import AgreementMetrics, validation_names
 from aes.model.adapters import trainable_lora_b
 from aes.model.forward import autocast
+from aes.ranks import ALONE, Ranks
 from aes.records import Example, Grade
 from aes.training.loss import summed_loss
 from aes.training.optim import build_optimizer, build_schedule, parameter_groups
@@ -33,6 +35,7 @@ class GraderModule(LightningModule):
         precision: As the model was loaded.
         accumulation: Micro-batches per optimiser step.
         num_steps: Optimiser steps of the whole run.
+        ranks: The processes that train together.
     """
 
     # Checkpoints hold what is trained; the frozen base comes from its own folder.
@@ -47,6 +50,7 @@ class GraderModule(LightningModule):
         precision: Literal["fp32", "bf16"],
         accumulation: int,
         num_steps: int,
+        ranks: Ranks = ALONE,
     ) -> None:
         super().__init__()
         self.model = grader.engine.model
@@ -58,6 +62,7 @@ class GraderModule(LightningModule):
         self.base_precision = precision
         self.accumulation = accumulation
         self.num_steps = num_steps
+        self.ranks = ranks
         self.agreement = AgreementMetrics(grader.rubric)
         self.graded: list[tuple[Example, Grade]] = []
         self._loss_of_step = torch.zeros(())
@@ -81,12 +86,14 @@ class GraderModule(LightningModule):
         share = loss / batch["num_supervised_in_step"]
         self._loss_of_step = self._loss_of_step.to(share.device) + share.detach()
         self._tokens_of_step += int(batch["attention_mask"].sum())
-        # Lightning divides by the accumulation, but the share is already of the whole batch.
-        return share * self.accumulation
+        # Strategies divide by accumulation and ranks, but the share is already of the whole batch.
+        return share * self.accumulation * self.ranks.num_ranks
 
     def step_report(self) -> StepReport:
         """Loss and tokens of the optimiser step just done."""
-        report = StepReport(loss=float(self._loss_of_step), num_tokens=self._tokens_of_step)
+        shares = self.ranks.gather((float(self._loss_of_step), self._tokens_of_step))
+        losses, tokens = zip(*shares, strict=True)
+        report = StepReport(loss=sum(losses), num_tokens=sum(tokens))
         self._loss_of_step = torch.zeros(())
         self._tokens_of_step = 0
         return report
@@ -96,14 +103,20 @@ class GraderModule(LightningModule):
         self.agreement.reset()
         self.graded = []
 
-    def validation_step(self, examples: Sequence[Example], batch_idx: int) -> None:
+    def validation_step(self, dealt: Sequence[Dealt], batch_idx: int) -> None:
         """Grade a batch; scores only, so that every rank makes the same forward passes."""
-        grades = list(self.grader.grade(examples, scores_only=True))
-        self.agreement.update(grades, [example.scores for example in examples])
-        self.graded += zip(examples, grades, strict=True)
+        grades = self.grader.grade([one.example for one in dealt], scores_only=True)
+        found = [
+            (one.example, grade) for one, grade in zip(dealt, grades, strict=True) if one.counts
+        ]
+        self.agreement.update(
+            [grade for _, grade in found], [example.scores for example, _ in found]
+        )
+        self.graded += found
 
     def on_validation_epoch_end(self) -> None:
-        """Make the metrics known to callbacks and loggers."""
+        """Gather the grades of all ranks; make the metrics known to callbacks and loggers."""
+        self.graded = [pair for part in self.ranks.gather(self.graded) for pair in part]
         found = self.agreement.compute()
         self.log_dict({f"val/{name}": found[name] for name in validation_names(found)})
 

@@ -27,7 +27,7 @@ QUICK = ("trainer.max_steps=1", "logger=none", "hardware.num_workers=0")
 FEW_SAMPLES = "data.copies=2"
 BYTES_PER_GIB = 2**30
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.command
 
 Refused = Callable[..., str]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.command
 
 
 def test_each_page_is_kept_once_and_older_ones_are_replaced(

@@ -64,7 +64,7 @@ def big_checkpoint(nano_spec: ModelSpec, tmp_path_factory: pytest.TempPathFactor
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.command
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_peak_memory_of_loading(big_checkpoint: Path) -> None:
     size = (big_checkpoint / "model.safetensors").stat().st_size

@@ -20,7 +20,7 @@ PARTS = ("val", "test")
 """Ten source essays together; each alone is too few to tell learning from luck."""
 
 
-@pytest.mark.slow
+@pytest.mark.command
 def test_default_run_learns(tmp_path: Path, session_cache: Path) -> None:
     run = tmp_path / "run"
 

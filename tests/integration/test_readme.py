@@ -58,7 +58,7 @@ TRAINING = [c for c in commands_of_pages() if "train.py" in c]
 ON_A_RUN = [c for c in commands_of_pages() if "train.py" not in c]
 
 
-@pytest.mark.slow
+@pytest.mark.command
 @pytest.mark.parametrize("command", TRAINING)
 def test_training_command_works(
     command: str,
@@ -99,7 +99,7 @@ def two_folds(train_once: Callable[..., Path], tmp_path: Path) -> Path:
     return tmp_path / "sweep"
 
 
-@pytest.mark.slow
+@pytest.mark.command
 @pytest.mark.parametrize("command", ON_A_RUN)
 def test_command_on_a_run_works(
     command: str,

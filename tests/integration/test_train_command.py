@@ -32,7 +32,7 @@ STEP_KEYS = {
 }
 FEW_SAMPLES = "data.copies=2"
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.command
 
 
 @dataclass(frozen=True)

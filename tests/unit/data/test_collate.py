@@ -124,7 +124,9 @@ def branched(processor: Processor) -> tuple[Processor, Any, int]:
         answer = AnswerSchema(ranges=processor.guide.ranges, feedback=False).segments({"a": score})
         example = Example(id="x", messages=(Message("user", ("题",)),), answer=answer)
         encoded = processor.encode(example, [])
-        items.append({"encoded": encoded, "patches": [], "num_supervised_in_step": 1})
+        items.append(
+            {"encoded": encoded, "patches": [], "num_supervised_in_step": 1, "is_filler": False}
+        )
     batch = Collator(image_token=processor.image_token, pad_token=processor.pad_token)(items)
     return processor, add_branches(batch, processor.guide), batch["input_ids"].shape[1]
 

@@ -230,13 +230,13 @@ def test_the_loader_gives_the_sampled_rows_with_their_pages(
     )
     batches = list(data.train_dataloader())
     assert len(batches) == len(data.sampler) == 3
-    for keys, batch in zip(data.sampler, batches, strict=True):
-        expected = make_batch([essays[index] for index, _ in keys])
+    for picks, batch in zip(data.sampler, batches, strict=True):
+        expected = make_batch([essays[pick.index] for pick in picks])
         for name in expected.keys() - {"num_supervised_in_step"}:
             assert expected[name].equal(batch[name]), name
-        assert int(batch["num_supervised_in_step"]) == keys[0][1]
-    assert [len(examples) for examples in data.val_dataloader()] == [3, 2]
-    assert [e for examples in data.val_dataloader() for e in examples] == prepared.examples()
+        assert int(batch["num_supervised_in_step"]) == picks[0].num_supervised_in_step
+    assert [len(dealt) for dealt in data.val_dataloader()] == [3, 2]
+    assert [one.example for dealt in data.val_dataloader() for one in dealt] == prepared.examples()
 
 
 def test_a_cache_file_that_was_cut_short_is_made_again(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aes.data.sampler import StepSampler
+from aes.data.sampler import Pick, StepSampler
 
 NUM = 203  # several pools of 8 steps and a ragged step
 LENGTHS = np.random.default_rng(0).integers(100, 900, NUM)
@@ -25,7 +25,7 @@ def _sampler(**changes: Any) -> StepSampler:
     return StepSampler(**plain | changes)
 
 
-def _steps(sampler: StepSampler) -> list[list[tuple[int, int]]]:
+def _steps(sampler: StepSampler) -> list[list[Pick]]:
     """Micro-batches put together again to steps, by their number alone."""
     micro = list(sampler)
     per_step = sampler.global_batch_size // sampler.micro_batch_size
@@ -42,7 +42,7 @@ def test_every_example_comes_once_an_epoch(num: int, micro: int) -> None:
         lengths=LENGTHS[:num], num_supervised=SUPERVISED[:num], micro_batch_size=micro
     )
     micro_batches = list(sampler)
-    assert sorted(index for batch in micro_batches for index, _ in batch) == list(range(num))
+    assert sorted(pick.index for batch in micro_batches for pick in batch) == list(range(num))
     assert len(sampler) == len(micro_batches)
     assert max(len(batch) for batch in micro_batches) <= micro
 
@@ -54,8 +54,30 @@ def test_what_a_step_holds_does_not_depend_on_the_micro_batch(micro: int) -> Non
 
 def test_the_denominator_is_the_sum_over_the_whole_step() -> None:
     for step in _steps(_sampler()):
-        total = int(sum(SUPERVISED[index] for index, _ in step))
-        assert {said for _, said in step} == {total}
+        total = int(sum(SUPERVISED[pick.index] for pick in step))
+        assert {pick.num_supervised_in_step for pick in step} == {total}
+
+
+@pytest.mark.parametrize("num_ranks", [2, 4])
+@pytest.mark.parametrize("num", [NUM, 200, 9, 1])
+def test_ranks_share_each_step_in_as_many_micro_batches(num: int, num_ranks: int) -> None:
+    kept = {"lengths": LENGTHS[:num], "num_supervised": SUPERVISED[:num], "micro_batch_size": 2}
+    ranks = [_sampler(**kept, rank=rank, num_ranks=num_ranks) for rank in range(num_ranks)]
+    dealt = [list(sampler) for sampler in ranks]
+    assert [len(micro_batches) for micro_batches in dealt] == [len(ranks[0])] * num_ranks
+    per_step = -(-8 // (2 * num_ranks))
+    for number, step in enumerate(_sampler(**kept).steps()):
+        places = slice(number * per_step, (number + 1) * per_step)
+        picks = [p for micro_batches in dealt for batch in micro_batches[places] for p in batch]
+        assert sorted(p.index for p in picks if not p.is_filler) == sorted(step)
+        assert {p.num_supervised_in_step for p in picks} == {int(SUPERVISED[step].sum())}
+
+
+def test_a_rank_without_an_example_gets_a_filler() -> None:
+    kept = {"lengths": LENGTHS[:9], "num_supervised": SUPERVISED[:9], "num_ranks": 2}
+    for rank, is_filler in ((0, False), (1, True)):
+        last = list(_sampler(**kept, rank=rank))[-1]
+        assert [pick.is_filler for pick in last] == [is_filler]
 
 
 def test_only_the_last_step_is_ragged() -> None:
@@ -77,9 +99,9 @@ def test_order_changes_with_the_epoch_and_repeats_with_the_seed() -> None:
 
 def test_steps_are_regrouped_not_only_reordered() -> None:
     sampler = _sampler()
-    first = {frozenset(index for index, _ in step) for step in _steps(sampler)}
+    first = {frozenset(pick.index for pick in step) for step in _steps(sampler)}
     sampler.set_epoch(1)
-    second = {frozenset(index for index, _ in step) for step in _steps(sampler)}
+    second = {frozenset(pick.index for pick in step) for step in _steps(sampler)}
     assert len(first & second) < len(first) / 2
 
 
@@ -87,7 +109,7 @@ def test_like_lengths_are_put_together() -> None:
     def padding(steps: list[list[int]]) -> int:
         return sum(int(LENGTHS[s].max()) * len(s) - int(LENGTHS[s].sum()) for s in steps)
 
-    planned = [[index for index, _ in step] for step in _steps(_sampler())]
+    planned = [[pick.index for pick in step] for step in _steps(_sampler())]
     order = np.random.default_rng(5).permutation(NUM).tolist()
     shuffled = [order[i : i + 8] for i in range(0, NUM, 8)]
     assert padding(planned) < padding(shuffled) / 2

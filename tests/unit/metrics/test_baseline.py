@@ -174,7 +174,7 @@ def test_fewer_sources_make_fewer_folds() -> None:
     assert list(crossed(["", *TEXTS[1:6]], gold, list("abcdef"))) == ["mean"]
 
 
-@pytest.mark.slow
+@pytest.mark.command
 @pytest.mark.skipif(not REAL_ROOT.is_dir(), reason="AES-Dataset does not lie beside the checkout")
 def test_floors_on_aes_dataset() -> None:
     path = Path(__file__).parents[3] / "benchmarks" / "aes_dataset_baselines.py"

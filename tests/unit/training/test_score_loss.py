@@ -68,6 +68,7 @@ def _written(
         "encoded": encoded,
         "patches": [],
         "num_supervised_in_step": len(encoded.steps),
+        "is_filler": False,
     }
 
 
@@ -268,7 +269,12 @@ def test_the_weight_mixes_both_losses(
 def test_an_answer_without_scores_has_no_score_loss(model: Any, processor: Processor) -> None:
     example = Example(id="q", messages=(Message("user", ("几月？",)),), answer=(("三月", "*"),))
     encoded = processor.encode(example, [])
-    question = {"encoded": encoded, "patches": [], "num_supervised_in_step": len(encoded.steps)}
+    question = {
+        "encoded": encoded,
+        "patches": [],
+        "num_supervised_in_step": len(encoded.steps),
+        "is_filler": False,
+    }
     scored = _written(processor, {"content": 12, "language": 10}, feedback=False, num_words=3)
 
     def loss(items: list[dict[str, Any]]) -> float:
