@@ -52,6 +52,8 @@ class Ranks:
 
         if self.num_ranks == 1 or torch.distributed.is_initialized():
             return
+        if "MASTER_ADDR" not in os.environ:
+            _take_meeting_point_from_slurm()
         if accelerator == "cuda":
             torch.cuda.set_device(self.local_rank)
         torch.distributed.init_process_group(
@@ -91,6 +93,15 @@ class Ranks:
 
         if self.num_ranks > 1 and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+def _take_meeting_point_from_slurm() -> None:
+    """The first node of the job, and a port that its number decides."""
+    from lightning.fabric.plugins.environments import SLURMEnvironment
+
+    slurm = SLURMEnvironment()
+    os.environ["MASTER_ADDR"] = slurm.main_address
+    os.environ["MASTER_PORT"] = str(slurm.main_port)
 
 
 ALONE = Ranks(rank=0, local_rank=0, num_ranks=1, num_nodes=1, from_outside=False)

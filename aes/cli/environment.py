@@ -29,6 +29,7 @@ def prepare_environment() -> None:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # gloo warns of host names it cannot find
     if not sys.stderr.isatty():  # bars are for people; a log would get a line for each redraw
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -43,5 +44,6 @@ def prepare_environment() -> None:
         r".*smaller than the logging interval.*",
         r".*module\(s\) in eval mode at the start of training.*",  # PEFT leaves the base so
         r".*exists and is not empty.*",
+        r".*sync_dist=True.*",  # the metrics are of all ranks already
     ):
         warnings.filterwarnings("ignore", message=message)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dis
 import errno
+import sys
 from collections.abc import Collection
 from difflib import get_close_matches
 from pathlib import Path
@@ -31,6 +32,17 @@ def explain(error: BaseException) -> str | None:
         path = error.filename if error.filename is not None else "a file"
         return f"{path}: {error.strerror}; {_DISK_CURES[error.errno]}"
     return None
+
+
+def lost_contact(error: BaseException) -> bool:
+    """Whether this rank failed only because another one is gone."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.distributed.is_available():
+        return False
+    if isinstance(error, torch.distributed.DistError):
+        return True
+    told = str(error)
+    return isinstance(error, RuntimeError) and "gloo" in told and "peer" in told
 
 
 def _was_raised_here(error: BaseException) -> bool:

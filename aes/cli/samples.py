@@ -5,6 +5,7 @@ Wiring only; nothing is written to disk but the cache.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -228,6 +229,17 @@ def make_run_plan(settings: Settings, samples: Samples) -> Plan:
         checkpointing=trainer.gradient_checkpointing,
         machine_memory_gib=psutil.virtual_memory().total / 2**30 if on_cpu else None,
     )
+
+
+def describe_samples(samples: Samples) -> dict[str, str]:
+    """A digest of each part: ids, lengths and order of its samples."""
+    return {
+        name: hashlib.sha256(
+            repr([(e.id, e.source, e.answer) for e in part.examples()]).encode()
+            + repr(list(part.column("num_tokens"))).encode()
+        ).hexdigest()
+        for name, part in samples.parts.items()
+    }
 
 
 def write_split(run_dir: Path, samples: Samples) -> None:

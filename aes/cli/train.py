@@ -12,6 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from aes.cli.agreement import (
+    first_on_each_node,
+    require_same,
+    require_same_settings,
+    require_visible,
+)
+from aes.cli.launch import launch, must_launch
 from aes.cli.run_directory import (
     create_run_directory,
     require_cache,
@@ -21,6 +28,7 @@ from aes.cli.run_directory import (
 from aes.cli.samples import (
     CHECK_FILE,
     Samples,
+    describe_samples,
     make_run_plan,
     prepare_samples,
     write_split,
@@ -28,6 +36,7 @@ from aes.cli.samples import (
 from aes.cli.settings import Settings
 from aes.corpus import SampleCorpus, write_check
 from aes.files import write_atomically
+from aes.ranks import Ranks, find_ranks
 from aes.report.card import ClosingCard, print_card
 
 if TYPE_CHECKING:
@@ -42,53 +51,65 @@ PLAN_FILE = "plan.json"
 def run(settings: Settings) -> int:
     """Check the data, plan, and unless only that was asked for, train.
 
+    On several devices this process either starts the ranks or is one of them.
+
     Returns:
         Exit status: 0, or 1 if something would stop the run.
 
     Raises:
         ValueError: For every mistake of the user's; nothing is written before training begins.
     """
-    console = Console()
     require_cache(settings.cache)
-    if settings.run_dir_is_fixed and not settings.check_only:
+    ranks = find_ranks()
+    console = Console(quiet=not ranks.is_first)
+    if settings.check_only:
+        plan = _plan(settings, prepare_samples(settings, console), console)
+        return 1 if plan.blockers else 0
+    if must_launch(settings.hardware, ranks):
+        return launch("train", num_ranks=settings.hardware.num_ranks)
+    if settings.run_dir_is_fixed and ranks.is_first:
         require_unused(settings.run_dir)
-    samples = prepare_samples(settings, console)
-    plan = make_run_plan(settings, samples)
-    from aes.plan import render_plan
-
-    render_plan(plan, console)
+    ranks.connect(settings.hardware.accelerator)
+    require_same_settings(ranks, settings)
+    samples = first_on_each_node(ranks, lambda: prepare_samples(settings, console))
+    require_same(ranks, describe_samples(samples), "data")
+    plan = _plan(settings, samples, console)
     if plan.blockers:
-        if settings.check_only:
-            return 1
         raise ValueError(f"the plan says that this run cannot work: {plan.blockers[0]}")
-    if not settings.check_only:
-        train(settings, samples, plan, console)
+    train(settings, samples, plan, ranks, console)
+    ranks.disconnect()
     return 0
 
 
-def train(settings: Settings, samples: Samples, plan: Plan, console: Console) -> None:
+def _plan(settings: Settings, samples: Samples, console: Console) -> Plan:
+    from aes.plan import render_plan
+
+    plan = make_run_plan(settings, samples)
+    render_plan(plan, console)
+    return plan
+
+
+def train(settings: Settings, samples: Samples, plan: Plan, ranks: Ranks, console: Console) -> None:
     """Train, validate, save, and close with a card.
 
     The run directory is made only when the model is loaded, so that a mistake leaves none behind.
     """
     from lightning.pytorch import seed_everything
 
-    from aes.plan import plan_to_dict
     from aes.training.fit import fit
     from aes.training.loggers import build_logger, close_logger
 
-    seed_everything(settings.seed, verbose=False)
     # Adapter, optimiser states and two checkpoints of them, in float32.
     trainable = sum(count.trainable for count in plan.parameters.values())
     require_free_space(settings.run_dir, 4 * trainable * 7 + 64 * 2**20)
-    module = build_module(settings, samples, num_steps=plan.steps.total)
-    data = build_data(settings, samples)
-    run_dir = create_run_directory(settings)
-    write_check(samples.reading, run_dir / CHECK_FILE)
-    write_split(run_dir, samples)
-    write_atomically(run_dir / PLAN_FILE, json.dumps(plan_to_dict(plan), indent=1).encode())
-    _keep_pages(settings, samples)
-    logger = build_logger(settings.logger, run_dir=run_dir, config=settings.resolved)
+    seed_everything(settings.seed, verbose=False)
+    module = build_module(settings, samples, num_steps=plan.steps.total, ranks=ranks)
+    data = build_data(settings, samples, ranks)
+    seed_everything(settings.seed + ranks.rank, verbose=False)  # ranks drop out other inputs
+    run_dir = _make_run_directory(settings, samples, plan, ranks)
+    logger = None
+    if ranks.is_first:
+        logger = build_logger(settings.logger, run_dir=run_dir, config=settings.resolved)
     baselines = _baselines(settings, samples)
     with _told_where(run_dir, console):
         fitted = fit(
@@ -98,12 +119,30 @@ def train(settings: Settings, samples: Samples, plan: Plan, console: Console) ->
             checkpoint=settings.checkpoint,
             sample_table=settings.sample_table,
             hardware=settings.hardware,
+            strategy=settings.strategy,
+            ranks=ranks,
             logger=logger,
             run_dir=run_dir,
             baselines=baselines,
         )
     close_logger(logger)
-    _finish(settings, module.model, samples, fitted, baselines, run_dir, console)
+    _finish(settings, module.model, samples, fitted, baselines, run_dir, ranks, console)
+
+
+def _make_run_directory(settings: Settings, samples: Samples, plan: Plan, ranks: Ranks) -> Path:
+    """The run directory with what is known before training; the first rank makes it."""
+    from aes.plan import plan_to_dict
+
+    run_dir = settings.run_dir
+    if ranks.is_first:
+        run_dir = create_run_directory(settings)
+        write_check(samples.reading, run_dir / CHECK_FILE)
+        write_split(run_dir, samples)
+        write_atomically(run_dir / PLAN_FILE, json.dumps(plan_to_dict(plan), indent=1).encode())
+        _keep_pages(settings, samples)
+    run_dir = ranks.broadcast(run_dir)
+    require_visible(ranks, run_dir, file=PLAN_FILE)
+    return run_dir
 
 
 @contextmanager
@@ -116,7 +155,9 @@ def _told_where(run_dir: Path, console: Console) -> Iterator[None]:
         raise
 
 
-def build_module(settings: Settings, samples: Samples, *, num_steps: int) -> GraderModule:
+def build_module(
+    settings: Settings, samples: Samples, *, num_steps: int, ranks: Ranks
+) -> GraderModule:
     """The model with its adapter, in an Engine, in a Grader, in the training module."""
     from aes.grading import Grader
     from aes.hardware import accumulation_steps
@@ -151,11 +192,12 @@ def build_module(settings: Settings, samples: Samples, *, num_steps: int) -> Gra
             num_ranks=hardware.num_ranks,
         ),
         num_steps=num_steps,
+        ranks=ranks,
     )
 
 
-def build_data(settings: Settings, samples: Samples) -> EssayDataModule:
-    """Loaders over the tokenised samples."""
+def build_data(settings: Settings, samples: Samples, ranks: Ranks) -> EssayDataModule:
+    """Loaders over this rank's share of the tokenised samples."""
     from aes.data.datamodule import EssayDataModule
 
     return EssayDataModule(
@@ -168,6 +210,8 @@ def build_data(settings: Settings, samples: Samples) -> EssayDataModule:
         decoding_batch_size=settings.decoding.batch_size,
         num_workers=settings.hardware.num_workers,
         seed=settings.seed,
+        rank=ranks.rank,
+        num_ranks=ranks.num_ranks,
     )
 
 
@@ -207,9 +251,10 @@ def _finish(
     fitted: Fitted,
     baselines: dict[str, float],
     run_dir: Path,
+    ranks: Ranks,
     console: Console,
 ) -> None:
-    """Save the adapter and the plot, and print the card."""
+    """Save the adapter, for which all ranks are needed, and the plot, and print the card."""
     from aes.model.loading import model_folder
     from aes.report.plots import plot_training_loss
     from aes.training.saving import save_trained
@@ -221,6 +266,8 @@ def _finish(
         "asks_feedback": any(example.asks_feedback for example in samples.train.examples()),
     }
     save_trained(model, run_dir, base=base, grading=grading)
+    if not ranks.is_first:
+        return
     plot_training_loss(run_dir / "metrics.jsonl", run_dir / "training_loss.png")
     print_card(
         console,

@@ -151,11 +151,7 @@ def check_combination(settings: Settings) -> None:
         micro_batch_size=hardware.micro_batch_size,
         num_ranks=hardware.num_ranks,
     )
-    if settings.strategy.name == "single" and hardware.num_ranks > 1:
-        raise ValueError(
-            f"strategy=single uses one device, but hardware={settings.choices['hardware']} has "
-            f"{hardware.num_ranks}; choose strategy=ddp, zero2 or zero3, or hardware.devices=1"
-        )
+    _check_strategy(settings)
     _check_adapter(settings)
     _check_monitor(settings)
     if not settings.check_only:
@@ -225,24 +221,34 @@ def _check_adapter(settings: Settings) -> None:
         )
 
 
+def _check_strategy(settings: Settings) -> None:
+    strategy, num_ranks = settings.strategy.name, settings.hardware.num_ranks
+    if strategy == "single" and num_ranks > 1:
+        raise ValueError(
+            f"strategy=single uses one device, but hardware={settings.choices['hardware']} has "
+            f"{num_ranks}; choose strategy=ddp, zero2, zero3 or fsdp2, or hardware.devices=1"
+        )
+    if strategy not in ("single", "zero3_offload") and num_ranks == 1:
+        raise ValueError(
+            f"strategy={strategy} would do nothing on one device; use strategy=single, or hardware "
+            "with several"
+        )
+
+
 def _check_machine(settings: Settings) -> None:
     hardware, choice = settings.hardware, settings.choices["hardware"]
-    if hardware.num_ranks > 1:
-        raise ValueError(
-            f"hardware={choice} has {hardware.num_ranks} devices, but this version works on one; "
-            "set hardware.devices=1 and hardware.num_nodes=1 with strategy=single, or only plan "
-            "the run with check_only=true"
-        )
-    if settings.strategy.name != "single":
-        raise ValueError(
-            f"strategy={settings.strategy.name} would do nothing on the one device that this "
-            "version works on; use strategy=single, or only plan the run with check_only=true"
-        )
     if hardware.accelerator == "cuda":
         import torch  # slow to import, and only needed here
 
-        if not torch.cuda.is_available():
+        found = torch.cuda.device_count()
+        if not found:
             raise ValueError(
                 f"hardware={choice} needs a CUDA device, but PyTorch finds none here; use "
                 "hardware=cpu, or only plan the run with check_only=true"
+            )
+        if found < hardware.devices:
+            raise ValueError(
+                f"hardware={choice} has {hardware.devices} devices a node, but PyTorch finds "
+                f"{found} here; set hardware.devices={found}, or only plan the run with "
+                "check_only=true"
             )

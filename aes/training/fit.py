@@ -14,15 +14,17 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 
 from aes.data.datamodule import EssayDataModule
-from aes.hardware import HardwareSpec
+from aes.hardware import HardwareSpec, StrategySpec
 from aes.metrics.groups import by_group
 from aes.metrics.results import Agreement
+from aes.ranks import Ranks
 from aes.records import Marked
 from aes.report.samples import write_samples_html
 from aes.training.metrics_log import MetricsLog, write_metrics_json
 from aes.training.module import GraderModule
 from aes.training.progress import ProgressReport
 from aes.training.sample_table import log_samples, sample_rows
+from aes.training.strategies import build_strategy
 from aes.training.spec import CheckpointSpec, SampleTableSpec, TrainerSpec
 from aes.training.validation_log import ValidationLog, validation_metrics
 
@@ -50,6 +52,8 @@ def fit(
     checkpoint: CheckpointSpec,
     sample_table: SampleTableSpec,
     hardware: HardwareSpec,
+    strategy: StrategySpec,
+    ranks: Ranks,
     logger: Logger | None,
     run_dir: Path,
     baselines: Mapping[str, float],
@@ -70,7 +74,10 @@ def fit(
     saves = _checkpoints(checkpoint, run_dir / "checkpoints", has_val=bool(data.val_examples))
     lightning_trainer = Trainer(
         accelerator=hardware.accelerator,
-        devices=1,
+        strategy=build_strategy(strategy, hardware, ranks=ranks),
+        devices=hardware.devices,
+        num_nodes=hardware.num_nodes,
+        use_distributed_sampler=False,  # ours deals to ranks
         precision="32-true",  # dtypes and autocast are the module's own
         max_epochs=trainer.max_epochs,
         max_steps=trainer.max_steps or -1,
