@@ -22,8 +22,11 @@ CONFIG_FILE = "config.yaml"
 _BYTES_PER_GIB = 2**30
 
 
-def create_run_directory(settings: Settings) -> Path:
+def create_run_directory(settings: Settings, *, reuse: bool = False) -> Path:
     """Creates the run directory and writes ``config.yaml`` into it.
+
+    Args:
+        reuse: It is there already, and is gone on with.
 
     Returns:
         The directory: ``settings.run_dir``, or, if its name was only the time and another run took
@@ -33,7 +36,9 @@ def create_run_directory(settings: Settings) -> Path:
         ValueError: If a chosen directory holds something already, or cannot be made.
     """
     try:
-        run_dir = _claim(settings.run_dir, is_fixed=settings.run_dir_is_fixed)
+        run_dir = settings.run_dir
+        if not reuse:
+            run_dir = _claim(run_dir, is_fixed=settings.run_dir_is_fixed)
         config = {"choices": settings.choices, "config": settings.resolved}
         write_yaml(run_dir / CONFIG_FILE, config)
     except OSError as error:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.text import Text
 
 from aes.cli.agreement import (
     first_on_each_node,
@@ -18,12 +18,14 @@ from aes.cli.agreement import (
     require_same_settings,
     require_visible,
 )
+from aes.cli.building import build_data, build_module, keep_pages, measure_baselines
+from aes.cli.closing import finish
 from aes.cli.launch import launch, must_launch
+from aes.cli.resume import ResumePlan, describe_run, plan_resume, require_same_run
 from aes.cli.run_directory import (
     create_run_directory,
     require_cache,
     require_free_space,
-    require_unused,
 )
 from aes.cli.samples import (
     CHECK_FILE,
@@ -34,16 +36,12 @@ from aes.cli.samples import (
     write_split,
 )
 from aes.cli.settings import Settings
-from aes.corpus import SampleCorpus, write_check
+from aes.corpus import write_check
 from aes.files import write_atomically
 from aes.ranks import Ranks, find_ranks
-from aes.report.card import ClosingCard, print_card
 
 if TYPE_CHECKING:
-    from aes.data.datamodule import EssayDataModule
     from aes.plan import Plan
-    from aes.training.fit import Fitted
-    from aes.training.module import GraderModule
 
 PLAN_FILE = "plan.json"
 
@@ -67,18 +65,30 @@ def run(settings: Settings) -> int:
         return 1 if plan.blockers else 0
     if must_launch(settings.hardware, ranks):
         return launch("train", num_ranks=settings.hardware.num_ranks)
-    if settings.run_dir_is_fixed and ranks.is_first:
-        require_unused(settings.run_dir)
+    # Before the ranks meet, since a mistake ends the others too.
+    resume = plan_resume(settings) if ranks.is_first else None
     ranks.connect(settings.hardware.accelerator)
     require_same_settings(ranks, settings)
+    resume = ranks.broadcast(resume)
+    assert resume is not None
+    for note in resume.notes:
+        console.print(Text(note), soft_wrap=True)
+    if not resume.is_finished:
+        _run_rank(settings, resume, ranks, console)
+    ranks.disconnect()
+    return 0
+
+
+def _run_rank(settings: Settings, resume: ResumePlan, ranks: Ranks, console: Console) -> None:
+    """This rank's part of a run that is not done yet."""
     samples = first_on_each_node(ranks, lambda: prepare_samples(settings, console))
     require_same(ranks, describe_samples(samples), "data")
     plan = _plan(settings, samples, console)
     if plan.blockers:
         raise ValueError(f"the plan says that this run cannot work: {plan.blockers[0]}")
-    train(settings, samples, plan, ranks, console)
-    ranks.disconnect()
-    return 0
+    described = describe_run(settings, samples)
+    require_same_run(resume, described)
+    train(settings, samples, plan, Origin(resume, described), ranks, console)
 
 
 def _plan(settings: Settings, samples: Samples, console: Console) -> Plan:
@@ -89,7 +99,27 @@ def _plan(settings: Settings, samples: Samples, console: Console) -> Plan:
     return plan
 
 
-def train(settings: Settings, samples: Samples, plan: Plan, ranks: Ranks, console: Console) -> None:
+@dataclass(frozen=True)
+class Origin:
+    """Where training begins.
+
+    Attributes:
+        resume: From which state.
+        described: What decides the result, for checkpoints to keep.
+    """
+
+    resume: ResumePlan
+    described: Mapping[str, Any]
+
+
+def train(
+    settings: Settings,
+    samples: Samples,
+    plan: Plan,
+    origin: Origin,
+    ranks: Ranks,
+    console: Console,
+) -> None:
     """Train, validate, save, and close with a card.
 
     The run directory is made only when the model is loaded, so that a mistake leaves none behind.
@@ -106,11 +136,14 @@ def train(settings: Settings, samples: Samples, plan: Plan, ranks: Ranks, consol
     module = build_module(settings, samples, num_steps=plan.steps.total, ranks=ranks)
     data = build_data(settings, samples, ranks)
     seed_everything(settings.seed + ranks.rank, verbose=False)  # ranks drop out other inputs
-    run_dir = _make_run_directory(settings, samples, plan, ranks)
+    resume = origin.resume
+    run_dir = _make_run_directory(settings, samples, plan, ranks, reuse=resume.reuses_run_dir)
     logger = None
     if ranks.is_first:
-        logger = build_logger(settings.logger, run_dir=run_dir, config=settings.resolved)
-    baselines = _baselines(settings, samples)
+        logger = build_logger(
+            settings.logger, run_dir=run_dir, config=settings.resolved, run_id=resume.wandb_id
+        )
+    baselines = measure_baselines(settings, samples)
     with _told_where(run_dir, console):
         fitted = fit(
             module,
@@ -121,25 +154,29 @@ def train(settings: Settings, samples: Samples, plan: Plan, ranks: Ranks, consol
             hardware=settings.hardware,
             strategy=settings.strategy,
             ranks=ranks,
+            start=resume.start,
+            described=origin.described,
             logger=logger,
             run_dir=run_dir,
             baselines=baselines,
         )
     close_logger(logger)
-    _finish(settings, module.model, samples, fitted, baselines, run_dir, ranks, console)
+    finish(settings, module.model, samples, fitted, baselines, run_dir, ranks, console)
 
 
-def _make_run_directory(settings: Settings, samples: Samples, plan: Plan, ranks: Ranks) -> Path:
+def _make_run_directory(
+    settings: Settings, samples: Samples, plan: Plan, ranks: Ranks, *, reuse: bool
+) -> Path:
     """The run directory with what is known before training; the first rank makes it."""
     from aes.plan import plan_to_dict
 
     run_dir = settings.run_dir
     if ranks.is_first:
-        run_dir = create_run_directory(settings)
+        run_dir = create_run_directory(settings, reuse=reuse)
         write_check(samples.reading, run_dir / CHECK_FILE)
         write_split(run_dir, samples)
         write_atomically(run_dir / PLAN_FILE, json.dumps(plan_to_dict(plan), indent=1).encode())
-        _keep_pages(settings, samples)
+        keep_pages(settings, samples)
     run_dir = ranks.broadcast(run_dir)
     require_visible(ranks, run_dir, file=PLAN_FILE)
     return run_dir
@@ -153,148 +190,3 @@ def _told_where(run_dir: Path, console: Console) -> Iterator[None]:
     except KeyboardInterrupt:
         console.print(f"what there is of the run is in {run_dir}", soft_wrap=True)
         raise
-
-
-def build_module(
-    settings: Settings, samples: Samples, *, num_steps: int, ranks: Ranks
-) -> GraderModule:
-    """The model with its adapter, in an Engine, in a Grader, in the training module."""
-    from aes.grading import Grader
-    from aes.hardware import accumulation_steps
-    from aes.inference.engine import Engine
-    from aes.model.loading import load_model
-    from aes.training.module import GraderModule
-
-    hardware = settings.hardware
-    engine = Engine(
-        model=load_model(
-            settings.model,
-            settings.adapter,
-            cache=settings.cache,
-            precision=hardware.precision,
-            accelerator=hardware.accelerator,
-            gradient_checkpointing=settings.trainer.gradient_checkpointing,
-            seed=settings.seed,
-        ),
-        processor=samples.processor,
-        renderer=samples.builder.renderer,
-        decoding=settings.decoding,
-        precision=hardware.precision,
-    )
-    return GraderModule(
-        grader=Grader(engine=engine, rubric=settings.rubric),
-        loss=settings.loss,
-        optim=settings.optim,
-        precision=hardware.precision,
-        accumulation=accumulation_steps(
-            global_batch_size=settings.global_batch_size,
-            micro_batch_size=hardware.micro_batch_size,
-            num_ranks=hardware.num_ranks,
-        ),
-        num_steps=num_steps,
-        ranks=ranks,
-    )
-
-
-def build_data(settings: Settings, samples: Samples, ranks: Ranks) -> EssayDataModule:
-    """Loaders over this rank's share of the tokenised samples."""
-    from aes.data.datamodule import EssayDataModule
-
-    return EssayDataModule(
-        train=samples.train,
-        val=samples.val,
-        renderer=samples.builder.renderer,
-        processor=samples.processor,
-        global_batch_size=settings.global_batch_size,
-        micro_batch_size=settings.hardware.micro_batch_size,
-        decoding_batch_size=settings.decoding.batch_size,
-        num_workers=settings.hardware.num_workers,
-        seed=settings.seed,
-        rank=ranks.rank,
-        num_ranks=ranks.num_ranks,
-    )
-
-
-def _keep_pages(settings: Settings, samples: Samples) -> None:
-    """Write every page as the model sees it to ``page.save_dir``, where that is set."""
-    folder = settings.page.save_dir
-    if folder is None:
-        return
-    for part in samples.parts.values():
-        for example in part.examples():
-            for number, page in enumerate(example.pages, start=1):
-                samples.builder.renderer.save(page, folder, f"{example.id}-{number}")
-
-
-def _baselines(settings: Settings, samples: Samples) -> dict[str, float]:
-    """Graders that read nothing, on the same essays; none for essays that came as images."""
-    from aes.metrics.baseline import baseline_metrics
-
-    train, val = samples.train.examples(), samples.val.examples()
-    if not val or not all(example.num_chars for example in (*train, *val)):
-        return {}
-    total = settings.rubric.total
-    return baseline_metrics(
-        train_lengths=[example.num_chars for example in train],
-        train_gold=[int(total(example.scores)) for example in train],
-        lengths=[example.num_chars for example in val],
-        gold=[int(total(example.scores)) for example in val],
-        minimum=settings.rubric.minimum_total,
-        maximum=settings.rubric.maximum_total,
-    )
-
-
-def _finish(
-    settings: Settings,
-    model: Any,
-    samples: Samples,
-    fitted: Fitted,
-    baselines: dict[str, float],
-    run_dir: Path,
-    ranks: Ranks,
-    console: Console,
-) -> None:
-    """Save the adapter, for which all ranks are needed, and the plot, and print the card."""
-    from aes.model.loading import model_folder
-    from aes.report.plots import plot_training_loss
-    from aes.training.saving import save_trained
-
-    base = settings.model.path or str(model_folder(settings.model, settings.cache))
-    grading = {
-        "page": asdict(settings.page),
-        "ranges": settings.rubric.ranges,
-        "asks_feedback": any(example.asks_feedback for example in samples.train.examples()),
-    }
-    save_trained(model, run_dir, base=base, grading=grading)
-    if not ranks.is_first:
-        return
-    plot_training_loss(run_dir / "metrics.jsonl", run_dir / "training_loss.png")
-    print_card(
-        console,
-        ClosingCard(
-            run_dir=run_dir,
-            metrics=fitted.metrics,
-            baselines=baselines,
-            groups=fitted.groups,
-            commands=_next_commands(settings, run_dir),
-            is_sample=isinstance(settings.data, SampleCorpus),
-        ),
-    )
-
-
-def _next_commands(settings: Settings, run_dir: Path) -> Sequence[str]:
-    """Commands that work from here."""
-    run = shlex.quote(str(run_dir))
-    if isinstance(settings.data, SampleCorpus):
-        return (
-            f"python evaluate.py run={run} baseline=true",
-            "python train.py page=squared_paper seed=2",
-            "python train.py check_only=true model=qwen3_vl_8b hardware=h800x1",
-        )
-    predict = f"python predict.py run={run} input=FOLDER output=grades.jsonl"
-    if settings.data.test_fraction > 0:
-        return (f"python evaluate.py run={run} baseline=true", predict)
-    root = shlex.quote(str(getattr(settings.data, "root", "DIR")))
-    held_out = "data.on_problem=drop data.val_fraction=0.1 data.test_fraction=0.1"
-    plan = f"python train.py experiment=aes_h800x1 data.root={root} {held_out} check_only=true"
-    return (predict, plan)

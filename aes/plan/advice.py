@@ -42,17 +42,18 @@ def load_rules() -> tuple[Rule, ...]:
     return tuple(Rule(**rule) for rule in yaml.safe_load(text))
 
 
-def advise(settings: Mapping[str, float], *, is_random: bool) -> tuple[str, ...]:
+def advise(settings: Mapping[str, float], *, strategy: str, is_random: bool) -> tuple[str, ...]:
     """Hints on these settings.
 
     Args:
         settings: Value by name; ``samples`` is the size of the training split. A rule about a name
             that is not here is silent.
+        strategy: Its name, to be spoken of.
         is_random: Whether the base has random weights, about which experience says little.
     """
     samples = settings["samples"]
     return tuple(
-        rule.say.format(value=settings[rule.setting], **settings)
+        rule.say.format(value=settings[rule.setting], strategy=strategy, **settings)
         for rule in load_rules()
         if rule.setting in settings
         and rule.samples[0] <= samples < rule.samples[1]

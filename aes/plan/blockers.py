@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from aes.plan.lengths import MeasuredData
-from aes.plan.memory import SAFETY_MARGIN, MemoryPlan, Workload
+from aes.plan.memory import SAFETY_MARGIN, MemoryPlan
 from aes.plan.remedies import suggest_remedies
+from aes.plan.workload import Workload
 
 
 def find_data_blockers(data: MeasuredData, *, num_ranks: int) -> list[str]:

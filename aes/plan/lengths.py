@@ -102,7 +102,9 @@ class LengthSummary:
     padding_share: float
 
 
-def summarise(lengths: Lengths, *, global_batch_size: int, micro_batch_size: int) -> LengthSummary:
+def summarise(
+    lengths: Lengths, *, global_batch_size: int, micro_batch_size: int, num_ranks: int = 1
+) -> LengthSummary:
     """Boil a split down to the numbers of a plan."""
     tokens = lengths.num_tokens
     num, pages = lengths.num_examples, sum(lengths.num_pages)
@@ -124,19 +126,28 @@ def summarise(lengths: Lengths, *, global_batch_size: int, micro_batch_size: int
         mean_supervised=sum(lengths.num_supervised) / num if num else 0.0,
         max_supervised=max(lengths.num_supervised, default=0),
         max_prompt_tokens=max(prompts, default=0),
-        padding_share=_padding_share(lengths, global_batch_size, micro_batch_size),
+        padding_share=_padding_share(lengths, global_batch_size, micro_batch_size, num_ranks),
     )
 
 
-def _padding_share(lengths: Lengths, global_batch_size: int, micro_batch_size: int) -> float:
-    """Of one epoch; other seeds and epochs differ little."""
-    sampler = StepSampler(
-        lengths=lengths.num_tokens,
-        num_supervised=lengths.num_supervised,
-        global_batch_size=global_batch_size,
-        micro_batch_size=micro_batch_size,
-        seed=0,
-    )
-    batches = ([lengths.num_tokens[index] for index, _ in batch] for batch in sampler)
+def _padding_share(
+    lengths: Lengths, global_batch_size: int, micro_batch_size: int, num_ranks: int
+) -> float:
+    """Of one epoch over all ranks; other seeds and epochs differ little."""
+    samplers = [
+        StepSampler(
+            lengths=lengths.num_tokens,
+            num_supervised=lengths.num_supervised,
+            global_batch_size=global_batch_size,
+            micro_batch_size=micro_batch_size,
+            seed=0,
+            rank=rank,
+            num_ranks=num_ranks,
+        )
+        for rank in range(num_ranks)
+    ]
+    batches = [
+        [lengths.num_tokens[pick.index] for pick in batch] for own in samplers for batch in own
+    ]
     padded = sum(max(batch) * len(batch) for batch in batches)
-    return 1 - sum(lengths.num_tokens) / padded if padded else 0.0
+    return 1 - sum(map(sum, batches)) / padded if padded else 0.0

@@ -12,12 +12,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aes.hardware import HardwareSpec
-from aes.model import ModelSpec
-from aes.plan.parameters import Parameters, sum_parameters
+from aes.plan.parameters import sum_parameters
+from aes.plan.sharding import OFFLOAD, held_bytes, host_bytes, state_shards
+from aes.plan.workload import FLOAT32, GIB, Workload
 
-GIB = 2**30
-_FLOAT32 = 4
 # CUDA context, libraries and their workspaces; on a CPU the interpreter and its libraries.
 _OVERHEAD_GIB = {"cuda": 1.5, "cpu": 1.0}
 # Held back for what the allocator cannot use: pieces between differently sized batches.
@@ -25,56 +23,30 @@ SAFETY_MARGIN = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
-class Workload:
-    """Everything that decides how much memory a device needs.
-
-    Attributes:
-        parameters: Part of the model -> (parameters, trained ones).
-        strategy: ``single``, ``ddp``, ``zero2`` or ``zero3``.
-        checkpointing: Layers are recomputed in the backward pass.
-        rank: Of LoRA; 0 without.
-        max_tokens: Longest sample, to which a micro-batch is padded.
-        max_image_tokens: Most image tokens of a sample.
-        max_supervised: Most supervised tokens of a sample.
-    """
-
-    model: ModelSpec
-    parameters: Parameters
-    hardware: HardwareSpec
-    strategy: str
-    checkpointing: bool
-    rank: int
-    max_tokens: int
-    max_image_tokens: int
-    max_supervised: int
-
-    @property
-    def width_bytes(self) -> int:
-        """Bytes of an activation or a frozen weight."""
-        return 2 if self.hardware.precision == "bf16" else _FLOAT32
-
-
-@dataclass(frozen=True, kw_only=True)
 class MemoryPlan:
     """Peak memory of one device in GiB, by what holds it.
 
     Attributes:
-        gathered: Layers that ZeRO-3 has gathered to compute with.
+        gathered: Layers that a strategy which shards weights has gathered to compute with.
+        buffers: Gradients on their way between ranks.
         step: What AdamW's update needs beyond the activations and logits, which are gone by then.
         total: Sum of the parts.
         available: What the device has; ``None``: not known.
+        host: What shards need of a node's host memory; not part of the total.
     """
 
     weights: float
     gathered: float
     gradients: float
     optimiser: float
+    buffers: float
     activations: float
     logits: float
     step: float
     overhead: float
     total: float
     available: float | None
+    host: float
 
     @property
     def fits(self) -> bool | None:
@@ -92,56 +64,20 @@ def plan_memory(load: Workload, *, machine_memory_gib: float | None = None) -> M
         machine_memory_gib: Memory per device of the machine at hand, for hardware that names none.
     """
     bytes_of = {
-        **_held_bytes(load),
+        **held_bytes(load),
         "activations": activation_bytes(load),
         "logits": logit_bytes(load),
         "overhead": _OVERHEAD_GIB[load.hardware.accelerator] * GIB,
     }
     working = bytes_of["activations"] + bytes_of["logits"]
     # torch's foreach AdamW keeps a temporary of the size of the weights that it updates.
-    update = _FLOAT32 * sum_parameters(load.parameters).trainable / _shards(load, "zero2", "zero3")
-    bytes_of["step"] = max(0.0, update - working)
+    update = FLOAT32 * load.trainable / state_shards(load)
+    is_on_host = load.strategy == OFFLOAD
+    bytes_of["step"] = 0.0 if is_on_host else max(0.0, update - working)
     parts = {name: num_bytes / GIB for name, num_bytes in bytes_of.items()}
     available = load.hardware.memory_gib or machine_memory_gib
-    return MemoryPlan(**parts, total=sum(parts.values()), available=available)
-
-
-def weight_bytes(load: Workload) -> int:
-    """All weights of the model, frozen ones at ``width_bytes`` and trained ones in float32."""
-    total, trainable = sum_parameters(load.parameters)
-    return (total - trainable) * load.width_bytes + trainable * _FLOAT32
-
-
-def _shards(load: Workload, *strategies: str) -> int:
-    return load.hardware.num_ranks if load.strategy in strategies else 1
-
-
-def _held_bytes(load: Workload) -> dict[str, float]:
-    """What is held all through training: weights, gradients, optimiser.
-
-    Source: Rajbhandari et al. (2020), ZeRO, section 3. Per trained weight AdamW keeps two moments,
-    DeepSpeed a float32 copy besides; DDP keeps its buckets beside the gradients.
-    """
-    trainable = sum_parameters(load.parameters).trainable
-    is_zero = load.strategy in ("zero2", "zero3")
-    copies = 2 if load.strategy == "ddp" else 1
-    return {
-        "weights": weight_bytes(load) / _shards(load, "zero3"),
-        "gathered": _gathered_bytes(load) if load.strategy == "zero3" else 0.0,
-        "gradients": copies * _FLOAT32 * trainable / _shards(load, "zero2", "zero3"),
-        "optimiser": (12 if is_zero else 8) * trainable / _shards(load, "zero2", "zero3"),
-    }
-
-
-def _gathered_bytes(load: Workload) -> float:
-    """Two of the largest modules: the one at work and the one fetched ahead."""
-    layers = sum_parameters(load.parameters, "attention", "experts", "router", "MLP", "norms").total
-    largest = max(
-        layers / load.model.text.num_layers,
-        sum_parameters(load.parameters, "embeddings").total,
-        sum_parameters(load.parameters, "lm_head").total,
-    )
-    return 2 * largest * load.width_bytes
+    host = host_bytes(load) / GIB
+    return MemoryPlan(**parts, total=sum(parts.values()), available=available, host=host)
 
 
 def layer_bytes_per_token(load: Workload) -> float:
@@ -153,11 +89,11 @@ def layer_bytes_per_token(load: Workload) -> float:
     text, width = load.model.text, load.width_bytes
     hidden, heads = text.hidden_size, text.num_heads * text.head_dim
     kv_heads = text.num_kv_heads * text.head_dim
-    norms = _FLOAT32 * (2 * hidden + heads + kv_heads)  # inputs of four norms, in float32
+    norms = FLOAT32 * (2 * hidden + heads + kv_heads)  # inputs of four norms, in float32
     attention = width * 4 * heads  # q, k and v (repeated for all heads), output
     mask = width * load.max_tokens  # one row of the padding mask
     # Autocast gives q, k and v a cast of their input each; float32 shares one, and o's input too.
-    inputs = width * (3 * hidden + heads) if width != _FLOAT32 else width * hidden
+    inputs = width * (3 * hidden + heads) if width != FLOAT32 else width * hidden
     lora = width * 4 * load.rank
     return norms + attention + mask + inputs + lora + _mlp_bytes_per_token(load)
 
@@ -204,7 +140,7 @@ def _merged_expert_bytes(load: Workload) -> float:
 
 def _trained_cast_bytes(load: Workload) -> float:
     """Autocast keeps a bf16 cast of each trained weight until the backward pass is over."""
-    if load.width_bytes == _FLOAT32:
+    if load.width_bytes == FLOAT32:
         return 0.0
     return 2 * sum_parameters(load.parameters).trainable
 
@@ -231,5 +167,5 @@ def _vision_bytes(load: Workload) -> float:
 def logit_bytes(load: Workload) -> float:
     """Logits of the supervised rows: as computed, in float32, as log-probabilities, as gradient."""
     rows = load.hardware.micro_batch_size * load.max_supervised
-    copies = 3 * _FLOAT32 + (load.width_bytes if load.width_bytes != _FLOAT32 else 0)
+    copies = 3 * FLOAT32 + (load.width_bytes if load.width_bytes != FLOAT32 else 0)
     return rows * load.model.text.vocab_size * copies

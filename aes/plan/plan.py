@@ -15,11 +15,15 @@ from aes.hardware import HardwareSpec, StrategySpec, accumulation_steps
 from aes.model import AdapterSpec, LoraSpec, ModelSpec
 from aes.plan.advice import advise
 from aes.plan.blockers import find_data_blockers, find_memory_blockers
+from aes.plan.communication import CommunicationPlan
+from aes.plan.comparison import Costs, Job, compare_strategies, compute_costs
 from aes.plan.lengths import LengthSummary, MeasuredData, summarise
-from aes.plan.memory import MemoryPlan, Workload, plan_memory
+from aes.plan.memory import MemoryPlan
 from aes.plan.parameters import ParameterCount, Parameters
 from aes.plan.steps import Schedule, StepPlan, plan_steps
-from aes.plan.time import TimePlan, plan_time
+from aes.plan.strategy_advice import strategy_settings
+from aes.plan.time import TimePlan
+from aes.plan.workload import Workload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +37,7 @@ class Plan:
         glyph_px: Least and greatest height of a glyph; ``None`` where no page is drawn.
         max_tokens: Limit of a sample.
         parameters: Part of the model -> (parameters, trained ones).
+        strategies: The same run under every strategy that makes sense on the hardware.
         blockers: What would stop the run, each with a cure; a run with blockers must not start.
         advice: What might be set better; never stops a run.
     """
@@ -52,7 +57,9 @@ class Plan:
     parameters: Mapping[str, ParameterCount]
     memory: MemoryPlan
     steps: StepPlan
+    communication: CommunicationPlan
     time: TimePlan
+    strategies: tuple[Costs, ...]
     blockers: tuple[str, ...]
     advice: tuple[str, ...]
 
@@ -88,16 +95,27 @@ def make_plan(
         validation_batch_size: Examples that are decoded together.
         lr: Highest learning rate.
         checkpointing: Whether layers are recomputed in the backward pass.
-        machine_memory_gib: Memory per device of the machine at hand, for hardware that names none;
-            ``None``: not known, and whether the run fits is left open.
+        machine_memory_gib: Memory of the machine at hand, which its ranks share, for hardware that
+            names none; ``None``: not known, and whether the run fits is left open.
 
     Raises:
         ValueError: If the global batch cannot be cut into equal micro-batches.
     """
-    splits = _summaries(data, global_batch_size, hardware.micro_batch_size)
+    splits = _summaries(data, global_batch_size, hardware)
     load = _workload(model, adapter, parameters, hardware, strategy, checkpointing, splits["train"])
-    memory = plan_memory(load, machine_memory_gib=machine_memory_gib)
     steps = _steps(schedule, data.train.num_examples, global_batch_size, hardware)
+    share = None if machine_memory_gib is None else machine_memory_gib / hardware.devices
+    job = Job(
+        train=splits["train"],
+        validation=splits["validation"],
+        steps=steps,
+        num_traits=len(ranges),
+        global_batch_size=global_batch_size,
+        validation_batch_size=validation_batch_size,
+        machine_memory_gib=share,
+    )
+    costs = compute_costs(load, job)
+    strategies = compare_strategies(load, job)
     return Plan(
         model=PurePath(model.path).name if model.path else "random weights",
         hardware=hardware,
@@ -110,27 +128,23 @@ def make_plan(
         max_tokens=data.max_tokens,
         **splits,
         parameters={name: ParameterCount(*count) for name, count in parameters.items()},
-        memory=memory,
+        memory=costs.memory,
         steps=steps,
-        time=plan_time(
-            load,
-            train=splits["train"],
-            validation=splits["validation"],
-            steps=steps,
-            ranges=ranges,
-            global_batch_size=global_batch_size,
-            validation_batch_size=validation_batch_size,
-        ),
+        communication=costs.communication,
+        time=costs.time,
+        strategies=strategies,
         blockers=(
             *find_data_blockers(data, num_ranks=hardware.num_ranks),
-            *find_memory_blockers(load, memory, global_batch_size=global_batch_size),
+            *find_memory_blockers(load, costs.memory, global_batch_size=global_batch_size),
         ),
         advice=advise(
             {
-                **_schedule_settings(schedule, global_batch_size / max(1, data.train.num_examples)),
+                **_schedule_settings(schedule, steps, global_batch_size, data.train.num_examples),
                 **_adapter_settings(adapter, lr),
                 **_data_settings(data, splits["train"]),
+                **strategy_settings(load, costs, strategies, job, lr, schedule.warmup_ratio),
             },
+            strategy=strategy.name,
             is_random=model.path is None,
         ),
     )
@@ -139,17 +153,25 @@ def make_plan(
 def plan_to_dict(plan: Plan) -> dict[str, Any]:
     """The plan as plain values, for ``plan.json``."""
     parameters = {name: count._asdict() for name, count in plan.parameters.items()}
-    memory = {**asdict(plan.memory), "fits": plan.memory.fits}
-    return {**asdict(plan), "parameters": parameters, "memory": memory}
+    strategies = [{**asdict(c), "memory": _memory_dict(c.memory)} for c in plan.strategies]
+    plain = {"parameters": parameters, "memory": _memory_dict(plan.memory)}
+    return {**asdict(plan), **plain, "strategies": strategies}
+
+
+def _memory_dict(memory: MemoryPlan) -> dict[str, Any]:
+    return {**asdict(memory), "fits": memory.fits}
 
 
 def _summaries(
-    data: MeasuredData, global_batch_size: int, micro_batch_size: int
+    data: MeasuredData, global_batch_size: int, hardware: HardwareSpec
 ) -> dict[str, LengthSummary]:
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
     return {
         name: summarise(
-            split, global_batch_size=global_batch_size, micro_batch_size=micro_batch_size
+            split,
+            global_batch_size=global_batch_size,
+            micro_batch_size=hardware.micro_batch_size,
+            num_ranks=hardware.num_ranks,
         )
         for name, split in splits.items()
     }
@@ -183,7 +205,7 @@ def _workload(
         model=model,
         parameters=parameters,
         hardware=hardware,
-        strategy=strategy.name,
+        strategy=strategy,
         checkpointing=checkpointing,
         rank=adapter.rank if isinstance(adapter, LoraSpec) else 0,
         max_tokens=train.max_tokens,
@@ -192,11 +214,15 @@ def _workload(
     )
 
 
-def _schedule_settings(schedule: Schedule, batch_over_samples: float) -> dict[str, float]:
+def _schedule_settings(
+    schedule: Schedule, steps: StepPlan, global_batch_size: int, num_examples: int
+) -> dict[str, float]:
     return {
         "trainer.max_epochs": float(schedule.max_epochs),
         "optim.warmup_ratio": schedule.warmup_ratio,
-        "batch_over_samples": batch_over_samples,
+        "batch_over_samples": global_batch_size / max(1, num_examples),
+        # A run that was cut short by hand is a try, of which nobody expects much.
+        **({"num_steps": float(steps.total)} if schedule.max_steps is None else {}),
     }
 
 

@@ -8,12 +8,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from aes.plan.memory import SAFETY_MARGIN, Workload, plan_memory
+from aes.hardware import StrategySpec
+from aes.plan.memory import SAFETY_MARGIN, MemoryPlan, plan_memory
 from aes.plan.parameters import sum_parameters
+from aes.plan.sharding import FSDP2, OFFLOAD, ZERO2, ZERO3
+from aes.plan.workload import Workload
 
 _LEAST_TOKENS = 256
 _LEAST_PARAMETERS = 1e8
 _SHARDED_DEVICES = 4
+# For each strategy those that hold less on a device, the one that sends least first.
+_HOLD_LESS: dict[str, tuple[StrategySpec, ...]] = {
+    "single": (FSDP2, ZERO3, OFFLOAD),
+    "ddp": (ZERO2, FSDP2, ZERO3, OFFLOAD),
+    "zero2": (FSDP2, ZERO3, OFFLOAD),
+    "fsdp2": (OFFLOAD,),
+    "zero3": (OFFLOAD,),
+    "zero3_offload": (),
+}
 
 
 def suggest_remedies(
@@ -30,7 +42,11 @@ def suggest_remedies(
         (change, plan_memory(other, machine_memory_gib=available_gib))
         for change, other in _alternatives(load, global_batch_size)
     ]
-    fitting = [f"{change} ({plan.total:.1f} GiB)" for change, plan in tried if plan.fits]
+    fitting = [_remedy(change, plan) for change, plan in tried if plan.fits]
+    fitting += [
+        _fit_micro_batch(other, load, global_batch_size, available_gib)
+        for other in _with_other_strategies(load)
+    ]
     hardware = replace(load.hardware, micro_batch_size=1)
     frugal = replace(load, checkpointing=True, hardware=hardware)
     if not plan_memory(frugal, machine_memory_gib=available_gib).fits:
@@ -38,21 +54,67 @@ def suggest_remedies(
     return tuple(remedy for remedy in fitting if remedy)
 
 
+def _remedy(change: str, plan: MemoryPlan) -> str:
+    return f"{change} ({plan.total:.1f} GiB)"
+
+
 def _alternatives(load: Workload, global_batch_size: int) -> Iterator[tuple[str, Workload]]:
     """Changes in the order in which one would try them; later ones keep checkpointing on."""
     with_checkpointing = "" if load.checkpointing else " with gradient checkpointing"
     if not load.checkpointing:
         yield "gradient checkpointing", replace(load, checkpointing=True)
-    for size in range(load.hardware.micro_batch_size - 1, 0, -1):
-        if global_batch_size % (size * load.hardware.num_ranks) == 0:
+    for size in _micro_batch_sizes(load, global_batch_size):
+        if size < load.hardware.micro_batch_size:
             hardware = replace(load.hardware, micro_batch_size=size)
             change = f"hardware.micro_batch_size={size}{with_checkpointing}"
             yield change, replace(load, checkpointing=True, hardware=hardware)
-    devices = max(_SHARDED_DEVICES, load.hardware.devices)
-    if load.hardware.accelerator == "cuda":
-        sharded = replace(load.hardware, devices=devices, micro_batch_size=1)
-        change = f"strategy=zero3 on {devices} devices, micro-batch 1{with_checkpointing}"
-        yield change, replace(load, checkpointing=True, hardware=sharded, strategy="zero3")
+
+
+def _micro_batch_sizes(load: Workload, global_batch_size: int) -> Iterator[int]:
+    """From the one asked for downwards, those that divide the global batch."""
+    for size in range(load.hardware.micro_batch_size, 0, -1):
+        if global_batch_size % (size * load.hardware.num_ranks) == 0:
+            yield size
+
+
+def _with_other_strategies(load: Workload) -> Iterator[Workload]:
+    """The run under strategies that hold less; on more devices if there is but one."""
+    on_cpu = load.hardware.accelerator == "cpu"
+    for strategy in _HOLD_LESS[load.strategy.name]:
+        other = replace(load, strategy=strategy)
+        if strategy == OFFLOAD:
+            if not on_cpu:
+                yield other
+        elif load.hardware.num_ranks > 1:
+            yield other
+        elif not on_cpu:
+            yield replace(other, hardware=replace(load.hardware, devices=_SHARDED_DEVICES))
+
+
+def _fit_micro_batch(
+    other: Workload, load: Workload, global_batch_size: int, available_gib: float
+) -> str:
+    """``other`` with the largest micro-batch that fits, as changes to ``load``; empty if none."""
+    for size in _micro_batch_sizes(other, global_batch_size):
+        for checkpointing in sorted({other.checkpointing, True}):
+            hardware = replace(other.hardware, micro_batch_size=size)
+            found = replace(other, hardware=hardware, checkpointing=checkpointing)
+            plan = plan_memory(found, machine_memory_gib=available_gib)
+            if plan.fits:
+                return _remedy(_changes(load, found), plan)
+    return ""
+
+
+def _changes(load: Workload, found: Workload) -> str:
+    """What to type to get from one to the other."""
+    changes = [f"strategy={found.strategy.name}"]
+    for name in ("devices", "micro_batch_size"):
+        value = getattr(found.hardware, name)
+        if value != getattr(load.hardware, name):
+            changes.append(f"hardware.{name}={value}")
+    if found.checkpointing != load.checkpointing:
+        changes.append("trainer.gradient_checkpointing=true")
+    return " ".join(changes)
 
 
 def _shorter_limit(frugal: Workload, available_gib: float) -> str:
@@ -69,7 +131,9 @@ def _shorter_limit(frugal: Workload, available_gib: float) -> str:
 def _smaller_model(frugal: Workload, available_gib: float) -> str:
     """How many parameters the device would hold beside everything else."""
     plan = plan_memory(frugal, machine_memory_gib=available_gib)
-    held = plan.weights + plan.gathered + plan.gradients + plan.optimiser
+    held = plan.weights + plan.gathered + plan.gradients + plan.optimiser + plan.buffers
+    if not held:  # everything waits in host memory, which the device does not limit
+        return ""
     room = available_gib * (1 - SAFETY_MARGIN) - (plan.total - held)
     largest = room / held * sum_parameters(frugal.parameters).total
     if largest < _LEAST_PARAMETERS:

@@ -38,6 +38,7 @@ class StepPlan:
         samples: Samples that the run trains on, repeats counted.
         last_batch: Samples in the last step of an epoch.
         accumulation: Micro-batches that each device adds up before a step.
+        micro_batches: Those of the whole run on each device; a step of what is left takes fewer.
         epoch_ends: Steps at which an epoch ends.
         validations: Steps after which the validation split is graded.
         saves: Steps at which a checkpoint is written; the last step is always among them.
@@ -50,6 +51,7 @@ class StepPlan:
     samples: int
     last_batch: int
     accumulation: int
+    micro_batches: int
     epoch_ends: tuple[int, ...]
     validations: tuple[int, ...]
     saves: tuple[int, ...]
@@ -81,12 +83,21 @@ def plan_steps(
         samples=len(epoch_ends) * num_examples + rest * global_batch_size,
         last_batch=num_examples - (per_epoch - 1) * global_batch_size if per_epoch else 0,
         accumulation=accumulation,
+        micro_batches=len(epoch_ends)
+        * _micro_batches(num_examples, global_batch_size, accumulation)
+        + rest * accumulation,
         epoch_ends=epoch_ends,
         validations=tuple(sorted(looks | last)),
         saves=tuple(sorted(saves | last)),
         warmup=math.ceil(schedule.warmup_ratio * total),
         note=_saves_note(schedule, total, tuple(sorted(saves | last))),
     )
+
+
+def _micro_batches(num_examples: int, global_batch_size: int, accumulation: int) -> int:
+    """Of one epoch, as the sampler cuts it: the last step into as few as hold it."""
+    full, ragged = divmod(num_examples, global_batch_size)
+    return full * accumulation + math.ceil(ragged * accumulation / global_batch_size)
 
 
 def _saves_note(schedule: Schedule, total: int, saves: tuple[int, ...]) -> str:

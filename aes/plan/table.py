@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from aes.plan.communication import LINK_SHARE, link_gb_s
+from aes.plan.comparison import Costs
 from aes.plan.memory import SAFETY_MARGIN
 from aes.plan.parameters import sum_parameters
 from aes.plan.plan import Plan
@@ -40,10 +42,12 @@ def _sections(plan: Plan) -> Iterator[tuple[str, list[str | Text]]]:
     yield "Data", [_essays(plan), _splits(plan)]
     yield "Pages", [_pages(plan)]
     yield "Tokens", list(_tokens(plan))
-    yield "Memory", [_memory_verdict(plan), _memory_parts(plan)]
+    yield "Memory", [_memory_verdict(plan), *_memory_parts(plan)]
     yield "Steps", [_steps(plan)]
     yield "Saves", [plan.steps.note]
+    yield "Links", list(_links(plan))
     yield "Time", list(_time(plan))
+    yield "Strategies", list(_strategies(plan))
 
 
 def _model(plan: Plan) -> str:
@@ -113,13 +117,14 @@ def _tokens(plan: Plan) -> Iterator[str]:
     )
 
 
-def _memory_parts(plan: Plan) -> str:
+def _memory_parts(plan: Plan) -> Iterator[str]:
     memory = plan.memory
     parts = {
         "weights": memory.weights,
         "gathered": memory.gathered,
         "gradients": memory.gradients,
         "optimiser": memory.optimiser,
+        "buffers": memory.buffers,
         "activations": memory.activations,
         "logits": memory.logits,
         "update": memory.step,
@@ -127,7 +132,9 @@ def _memory_parts(plan: Plan) -> str:
     }
     shown = [f"{name} {gib:.1f}" for name, gib in parts.items() if gib >= 0.05]
     rest = sum(gib for gib in parts.values() if gib < 0.05)
-    return " + ".join([*shown, f"rest {rest:.2f}"]) + " GiB"
+    yield " + ".join([*shown, f"rest {rest:.2f}"]) + " GiB"
+    if memory.host:
+        yield f"shards in the host memory of each node: {memory.host:.1f} GiB"
 
 
 def _memory_verdict(plan: Plan) -> Text:
@@ -156,22 +163,68 @@ def _steps(plan: Plan) -> str:
     return text
 
 
+def _links(plan: Plan) -> Iterator[str]:
+    """What comes from other ranks and from host memory; nothing where there is neither."""
+    sent = plan.communication
+    if sent.step:
+        yield (
+            f"{_gigabytes(sent.step)} a full step to each of {plan.hardware.num_ranks} devices, "
+            f"{_duration(sent.step_s)} at {LINK_SHARE:.0%} of {link_gb_s(plan.hardware):g} GB/s"
+        )
+    if sent.weights:
+        yield (
+            f"weights: {_gigabytes(sent.gathered)} x {sent.passes} passes x "
+            f"{plan.steps.accumulation} micro-batches; gradients {_gigabytes(sent.gradients)}"
+        )
+    if sent.host:
+        yield f"{_gigabytes(sent.host)} a full step between a device and host memory"
+    if sent.validation:
+        yield f"a validation: {_gigabytes(sent.validation)}, {_duration(sent.validation_s)}"
+
+
+def _gigabytes(number: float) -> str:
+    return f"{number:,.1f} GB" if number >= 1 else f"{number * 1000:,.1f} MB"
+
+
+def _strategies(plan: Plan) -> Iterator[str | Text]:
+    """The choices side by side, where there is a choice to make."""
+    if len(plan.strategies) < 2 or (plan.hardware.num_ranks == 1 and plan.memory.fits):
+        return
+    yield Text(f"{'':15}{'GiB a device':>12} {'':7}{'a step':>10}{'s':>7}  training")
+    for costs in plan.strategies:
+        yield Text(_strategy(costs), style="bold" if costs.strategy == plan.strategy else "")
+
+
+def _strategy(costs: Costs) -> str:
+    memory, sent = costs.memory, costs.communication
+    verdict = {None: "", True: "fits", False: "no"}[memory.fits]
+    return (
+        f"{costs.strategy:15}{memory.total:12.1f} {verdict:7}"
+        f"{_gigabytes(sent.step + sent.host):>10}{sent.step_s:7.2f}  "
+        f"{_duration(costs.time.expected_s)}"
+    )
+
+
 def _time(plan: Plan) -> Iterator[str]:
     time = plan.time
     cost = f" for {time.cost:,.2f}" if time.cost is not None else ""
     parts = f"training {_duration(time.expected_s)}"
+    if plan.communication.passes:
+        parts += f" ({_duration(time.communication_s)} of it gathering)"
     if plan.validation.num_examples:
         number = len(plan.steps.validations)
         parts += f", {number} validation{'s' * (number != 1)} {_duration(time.validation_s)}"
     yield f"about {_duration(time.total_s)}{cost}: {parts}"
     crude = "; crude on a CPU" if plan.hardware.accelerator == "cpu" else ""
     yield (
-        f"floor of training {_duration(time.floor_s)}, of whose speed {time.utilisation:.0%} is "
-        f"assumed{crude}"
+        f"floor of training {_duration(time.floor_s)}; computing is assumed to reach "
+        f"{time.utilisation:.0%} of its speed{crude}"
     )
 
 
 def _duration(seconds: float) -> str:
+    if 0 < seconds < 0.1:
+        return f"{seconds * 1000:.1f} ms"
     if seconds < 90:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
     if seconds < 5400:

@@ -1,21 +1,22 @@
 """Geometry, lengths, steps and hardware -> how long a run takes and what it costs.
 
-Two figures: a floor, which is arithmetic (matrix products at the device's peak, no micro-batch
-faster than its weights can be read), and an expectation, which is the floor over an assumed
-utilisation plus the work of the host. Loading weights and starting processes are not counted.
-On a CPU the expectation may be off by a factor of three.
+Two figures. The floor is arithmetic: matrix products at the device's peak, no micro-batch faster
+than its weights can be read, no step faster than its bytes can arrive, and all three at once. The
+expectation takes compute at an assumed utilisation, and communication on top of it: layers are
+gathered ahead while others compute, but nobody has measured how much of it that hides. Loading
+weights and starting processes are not counted. On a CPU it may be off by a factor of three.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from aes.plan.communication import CommunicationPlan
 from aes.plan.lengths import LengthSummary
-from aes.plan.memory import Workload, weight_bytes
 from aes.plan.parameters import sum_parameters
 from aes.plan.steps import StepPlan
+from aes.plan.workload import Workload, weight_bytes
 
 # Share of the floor's speed that is assumed to be reached. The GPU's is a cautious guess; with the
 # CPU's the nano model takes the 0.7 s for a step of 8 that were measured on two cores.
@@ -32,6 +33,7 @@ class TimePlan:
         tflop_per_step: Of a full global batch, over all devices.
         floor_s: Training at the device's measured peaks.
         expected_s: Training as expected.
+        communication_s: Part of it in which ranks wait for each other's bytes.
         validation_s: All validations as expected.
         total_s: Expected training and validation.
         utilisation: Share of the peak that was assumed.
@@ -41,6 +43,7 @@ class TimePlan:
     tflop_per_step: float
     floor_s: float
     expected_s: float
+    communication_s: float
     validation_s: float
     total_s: float
     utilisation: float
@@ -68,7 +71,8 @@ def plan_time(
     train: LengthSummary,
     validation: LengthSummary,
     steps: StepPlan,
-    ranges: Mapping[str, tuple[int, int]],
+    communication: CommunicationPlan,
+    num_traits: int,
     global_batch_size: int,
     validation_batch_size: int,
 ) -> TimePlan:
@@ -79,34 +83,36 @@ def plan_time(
         train: What is trained on.
         validation: What is graded at each validation.
         steps: How many samples and validations there are.
-        ranges: Lowest and highest score by trait.
+        communication: Of a step and a validation.
+        num_traits: Scores of an answer.
         global_batch_size: Samples per optimiser step.
         validation_batch_size: Examples that are decoded together.
     """
     hardware = load.hardware
     utilisation = UTILISATION[hardware.accelerator]
     flops = _training_flops(load, train)
-    micro_s = max(
-        flops * hardware.micro_batch_size / (hardware.peak_tflops * 1e12),
-        _passes(load) * _stream_s(load),
+    compute_s = max(
+        flops * steps.samples / hardware.num_ranks / (hardware.peak_tflops * 1e12),
+        steps.micro_batches * _passes(load) * _stream_s(load),
     )
-    num_micro = steps.samples / (hardware.micro_batch_size * hardware.num_ranks)
-    floor_s = micro_s * num_micro
+    full_steps = steps.micro_batches / steps.accumulation
+    communication_s = communication.step_s * full_steps
     host_s = _HOST_S_PER_SAMPLE * steps.samples / hardware.num_ranks / max(1, hardware.num_workers)
-    expected_s = max(floor_s / utilisation, host_s)
-    if hardware.accelerator == "cpu":  # the loader runs on the cores that compute
-        expected_s = floor_s / utilisation + host_s
+    device_s = compute_s / utilisation + communication_s
+    # On a CPU the loader runs on the cores that compute.
+    on_cpu = hardware.accelerator == "cpu"
+    expected_s = device_s + host_s if on_cpu else max(device_s, host_s)
     validation_s = (
-        len(steps.validations)
-        * _validation_s(load, validation, validation_batch_size, count_score_forwards(ranges))
-        / utilisation
-    )
+        _validation_s(load, validation, validation_batch_size, num_traits) / utilisation
+        + communication.validation_s
+    ) * len(steps.validations)
     total_s = expected_s + validation_s
     price = hardware.price_per_hour * hardware.num_nodes
     return TimePlan(
         tflop_per_step=flops * global_batch_size / 1e12,
-        floor_s=floor_s,
+        floor_s=max(compute_s, communication.floor_s * full_steps),
         expected_s=expected_s,
+        communication_s=communication_s,
         validation_s=validation_s,
         total_s=total_s,
         utilisation=utilisation,
@@ -184,23 +190,10 @@ def _stream_s(load: Workload) -> float:
     return weight_bytes(load) / (load.hardware.memory_bandwidth_tb_s * 1e12)
 
 
-def count_score_forwards(ranges: Mapping[str, tuple[int, int]]) -> int:
-    """Forward passes that grading a batch takes after its prompts: scores, and no feedback.
-
-    One for each string of digits after which another may come, since every valid score is given
-    its probability, and one for the chosen score and the fixed text up to the next trait.
-    """
-    feeds = max(0, len(ranges) - 1)  # nothing is read behind the last score
-    for low, high in ranges.values():
-        scores = [str(score) for score in range(low, high + 1)]
-        feeds += len({score[:k] for score in scores for k in range(1, len(score))})
-    return feeds
-
-
 def _validation_s(
-    load: Workload, lengths: LengthSummary, batch_size: int, num_forwards: int
+    load: Workload, lengths: LengthSummary, batch_size: int, num_traits: int
 ) -> float:
-    """Floor of one validation: prompts in one pass, then passes of a few tokens for the scores.
+    """Floor of one validation: prompts in one pass, then one of a few tokens for each trait.
 
     Each pass reads all weights once for the whole batch; what a few tokens compute is left out.
     """
@@ -212,4 +205,4 @@ def _validation_s(
     )
     compute_s = num * forward_flops(load, prompt).forward / (hardware.peak_tflops * 1e12)
     stream_s = batches * _stream_s(load)
-    return max(compute_s, stream_s) + num_forwards * stream_s
+    return max(compute_s, stream_s) + num_traits * stream_s

@@ -84,10 +84,8 @@ def tables(evaluation: Evaluation) -> dict[str, tuple[list[str], list[list[Any]]
     }
     found["verdict"] = _from_dicts([c._asdict() for c in verdict(evaluation.agreement)])
     unread = [m for m in evaluation.marked if m.grade.parse_error]
-    found["unread"] = (
-        ["id", "reason", "raw answer"],
-        [[m.id, m.grade.parse_error, m.grade.raw] for m in unread],
-    )
+    # Without the answers: they may quote the essay, and stand in predictions.jsonl.
+    found["unread"] = (["id", "reason"], [[m.id, m.grade.parse_error] for m in unread])
     found["facts"] = (["fact", "value"], [list(fact) for fact in evaluation.facts.items()])
     if robustness:
         ladder = [{"harm": name} | asdict(r) for name, r in robustness.ladder.items()]

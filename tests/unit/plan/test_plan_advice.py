@@ -43,15 +43,15 @@ Reference = Callable[..., Plan]
 )
 def test_when_a_rule_speaks(setting: str, samples: float, value: float, speaks: bool) -> None:
     settings = {"samples": samples, setting: value}
-    assert len(advise(settings, is_random=False)) == speaks
-    assert not advise(settings, is_random=True)
+    assert len(advise(settings, strategy="zero3", is_random=False)) == speaks
+    assert not advise(settings, strategy="zero3", is_random=True)
 
 
 def test_every_rule_has_a_reason_and_can_be_said() -> None:
-    values = {"value": 1.0, "samples": 1.0}
+    values = {"value": 1.0, "samples": 1.0, "step_gb": 3.0, "whole_gb": 1.0}
     for rule in load_rules():
         assert rule.because
-        assert rule.say.format(**values)
+        assert rule.say.format(**values, strategy="zero3")
         assert rule.samples[0] < rule.samples[1]
         assert rule.range[0] <= rule.range[1]
 
@@ -87,3 +87,61 @@ def test_a_random_model_hears_only_what_holds_for_it(
     assert reference(model=nano, lr=2e-3, data={"glyph_px": (10, 10)}).advice == ()
     tiny = {"train": lengths([700] * 4), "validation": lengths([])}
     assert len(reference(model=nano, data=tiny).advice) == 2
+
+
+def test_a_strategy_that_shards_a_model_that_fits_is_advised_against(reference: Reference) -> None:
+    four = {"devices": 4}
+    for name in ("ddp", "zero2"):
+        assert not reference(hardware=four, strategy=name).advice
+    for name in ("zero3", "fsdp2", "zero3_offload"):
+        plan = reference(hardware=four, strategy=name)
+        assert any("fits whole on each device: strategy=zero2 or ddp" in a for a in plan.advice)
+    tight = reference(hardware=four | {"memory_gib": 40.0}, strategy="zero3")
+    assert not [note for note in tight.advice if "fits whole" in note]
+
+
+def test_gathering_that_takes_longer_than_computing_is_told(
+    reference: Reference, lengths: Callable[..., Lengths]
+) -> None:
+    card = {"devices": 4, "memory_gib": 60.0}
+    small = reference(hardware=card | {"micro_batch_size": 1}, strategy="zero3").advice
+    assert [note for note in small if "a larger hardware.micro_batch_size gathers less" in note]
+    large = reference(
+        hardware=card | {"micro_batch_size": 32},
+        strategy="zero3",
+        data={"train": lengths([1900] * 2560, supervised=20)},
+        global_batch_size=1024,
+    ).advice
+    assert not [note for note in large if "gathers less often" in note]
+
+
+def test_large_sets_hear_what_the_second_reference_concluded_for_stage_3(
+    reference: Reference, lengths: Callable[..., Lengths]
+) -> None:
+    large = {"train": lengths([1065] * 6000)}
+    for strategy, speaks in (("zero2", False), ("zero3", True)):
+        plan = reference(hardware={"devices": 4}, strategy=strategy, data=large)
+        text = "; ".join(plan.advice)
+        assert ("global_batch_size=8: with zero3 a larger one pays" in text) is speaks
+        assert ("optim.warmup_ratio=0: with zero3" in text) is speaks
+        assert ("optim.lr=5e-05: with zero3" in text) is speaks
+
+
+@pytest.mark.parametrize(("memory_gib", "speaks"), [(79.1, True), (24.0, False)])
+def test_offload_is_advised_against_where_it_is_not_needed(
+    reference: Reference, memory_gib: float, speaks: bool
+) -> None:
+    for devices in (1, 4):
+        hardware = {"devices": devices, "memory_gib": memory_gib, "micro_batch_size": 1}
+        plan = reference(hardware=hardware, strategy="zero3_offload")
+        assert any("is not needed here" in a for a in plan.advice) is (
+            speaks or (devices == 4 and memory_gib == 24.0)
+        )
+
+
+def test_a_handful_of_steps_is_told_unless_it_was_asked_for(reference: Reference) -> None:
+    few = {"global_batch_size": 1024, "hardware": {"devices": 4, "micro_batch_size": 32}}
+    plan = reference(strategy="zero3", **few)
+    assert [note for note in plan.advice if note.startswith("3 optimiser steps in all")]
+    tried = reference(strategy="zero3", schedule={"max_steps": 2}, **few)
+    assert not [note for note in tried.advice if "optimiser steps" in note]

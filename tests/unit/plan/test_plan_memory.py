@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from aes.hardware import HardwareSpec
+from aes.hardware import HardwareSpec, StrategySpec
 from aes.model import LoraSpec, ModelSpec
 from aes.model.adapters import add_adapter
 from aes.model.config import build_config
 from aes.model.loading import build_on_meta
 from aes.plan import Plan, count_parameters
-from aes.plan.memory import Workload, _merged_expert_bytes, layer_bytes_per_token
+from aes.plan.memory import _merged_expert_bytes, layer_bytes_per_token
+from aes.plan.workload import Workload
 
 Reference = Callable[..., Plan]
 
@@ -51,7 +52,7 @@ def test_logits_are_of_supervised_rows(reference: Reference) -> None:
 def test_a_card_of_24_gib_needs_shards_or_a_smaller_model(reference: Reference) -> None:
     plan = reference(hardware={"memory_gib": 24.0})
     (blocker,) = plan.blockers
-    assert "strategy=zero3 on 4 devices" in blocker
+    assert "strategy=zero3 hardware.devices=4 hardware.micro_batch_size=1 (" in blocker
     assert "a smaller model" in blocker
     assert "max_tokens" not in blocker  # no limit makes the weights smaller
 
@@ -85,6 +86,35 @@ def test_a_shorter_limit_is_computed_where_the_longest_sample_is_the_trouble(
     assert reference(data=longer, hardware=card).memory.fits is False
 
 
+@pytest.mark.parametrize("devices", [1, 4])
+def test_strategies_that_would_fit_are_named_with_what_they_need(
+    reference: Reference, devices: int
+) -> None:
+    card = {"memory_gib": 40.0, "devices": devices}
+    given = "single" if devices == 1 else "ddp"
+    (blocker,) = reference(hardware=card, strategy=given).blockers
+    assert "strategy=zero2" not in blocker  # the base stands whole there too
+    for name in ("fsdp2", "zero3", "zero3_offload"):
+        on = card | ({} if name == "zero3_offload" else {"devices": 4})
+        memory = reference(hardware=on, strategy=name).memory
+        assert memory.fits
+        more = " hardware.devices=4" if on != card else ""
+        assert f"strategy={name}{more} ({memory.total:.1f} GiB)" in blocker
+
+
+def test_the_micro_batch_that_fits_under_another_strategy_is_the_largest(
+    reference: Reference,
+) -> None:
+    card = {"memory_gib": 30.0, "devices": 4, "micro_batch_size": 16}
+    (blocker,) = reference(hardware=card, strategy="zero2", global_batch_size=64).blockers
+    found = re.search(r"strategy=zero3 hardware.micro_batch_size=(\d+) \(", blocker)
+    assert found
+    for size, fits in ((int(found.group(1)), True), (2 * int(found.group(1)), False)):
+        other = card | {"micro_batch_size": size}
+        plan = reference(hardware=other, strategy="zero3", global_batch_size=64)
+        assert plan.memory.fits is fits
+
+
 def test_zero3_on_four_ranks_quarters_the_weights(reference: Reference) -> None:
     single, sharded = (
         reference().memory,
@@ -102,7 +132,8 @@ def test_ddp_copies_everything_and_buckets_besides(reference: Reference) -> None
     single, ddp = reference().memory, reference(hardware={"devices": 4}, strategy="ddp").memory
     assert ddp.weights == single.weights
     assert ddp.optimiser == single.optimiser
-    assert ddp.gradients == 2 * single.gradients
+    assert ddp.gradients == ddp.buffers == single.gradients
+    assert single.buffers == 0
 
 
 def test_training_every_weight_takes_16_bytes_each(reference: Reference) -> None:
@@ -178,7 +209,7 @@ def test_a_layer_keeps_what_autograd_really_saves(
         model=three,
         parameters=count_parameters(build_on_meta(three, adapter)),
         hardware=replace(h800, precision=precision),
-        strategy="single",
+        strategy=StrategySpec(name="single"),
         checkpointing=False,
         rank=8,
         max_tokens=128,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from aes.data.sampler import StepSampler
 from aes.plan.steps import Schedule, StepPlan, plan_steps
 
 
@@ -67,3 +68,31 @@ def test_an_empty_split_makes_no_step() -> None:
     steps = _steps(num_examples=0)
     assert (steps.total, steps.saves, steps.validations) == (0, (), ())
     assert steps.note.endswith("no step")
+
+
+def test_micro_batches_are_those_that_the_sampler_makes() -> None:
+    for num_examples, size, micro in ((300, 8, 2), (300, 128, 4), (222, 1024, 32), (301, 8, 2)):
+        ranks = 4 if size > 8 else 1
+        sampler = StepSampler(
+            lengths=[10] * num_examples,
+            num_supervised=[5] * num_examples,
+            global_batch_size=size,
+            micro_batch_size=micro,
+            seed=0,
+            num_ranks=ranks,
+        )
+        accumulation = size // (micro * ranks)
+        steps = plan_steps(
+            Schedule(
+                max_epochs=2,
+                max_steps=None,
+                val_every_n_epochs=1,
+                every_n_train_steps=None,
+                save_each_epoch=True,
+                warmup_ratio=0.0,
+            ),
+            num_examples=num_examples,
+            global_batch_size=size,
+            accumulation=accumulation,
+        )
+        assert steps.micro_batches == 2 * len(sampler) == 2 * len(list(sampler))

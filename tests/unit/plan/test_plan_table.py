@@ -86,3 +86,47 @@ def test_plan_json_holds_it_all(reference: Reference) -> None:
     assert read["parameters"]["experts"] == {"total": 28_991_029_248, "trainable": 0}
     assert read["train"]["longest_id"] == "essay_299"
     assert reference() == plan
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_strategies_stand_side_by_side_where_there_is_a_choice(
+    reference: Reference, width: int
+) -> None:
+    plan = reference(hardware={"devices": 4}, strategy="zero3")
+    lines = _render(plan, width).splitlines()
+    assert max(map(len, lines)) <= width
+    at = next(i for i, line in enumerate(lines) if line.startswith("Strategies"))
+    rows = [line.split() for line in lines[at + 1 : at + 6]]
+    for row, costs in zip(rows, plan.strategies, strict=True):
+        assert row[:2] == [costs.strategy, f"{costs.memory.total:.1f}"]
+        assert row[2] == "fits"
+        assert f"{costs.communication.step_s:.2f}" in row
+    assert "Strategies" not in _flat(reference())
+    assert "Strategies" in _flat(reference(hardware={"memory_gib": 24.0}))
+
+
+def test_what_comes_from_other_ranks_is_told(reference: Reference) -> None:
+    text = _flat(reference(hardware={"devices": 4}, strategy="zero3"))
+    assert "93.3 GB a full step to each of 4 devices, 0.6 s at 80% of 200 GB/s" in text
+    assert "weights: 46.6 GB x 2 passes x 1 micro-batches; gradients 20.1 MB" in text
+    assert "a validation: 93.3 GB, 0.6 s" in text
+    assert "of it gathering)" in text
+    whole = _flat(reference(hardware={"devices": 4}, strategy="ddp"))
+    assert "40.1 MB a full step to each of 4 devices" in whole
+    assert "gathering" not in whole
+    assert "Links" not in _flat(reference())
+
+
+def test_shards_in_host_memory_are_told(reference: Reference) -> None:
+    text = _flat(reference(strategy="zero3_offload"))
+    assert "shards in the host memory of each node: 58.0 GiB" in text
+    assert "a full step between a device and host memory" in text
+    assert "weights: 0.0" not in text
+
+
+def test_plan_json_holds_the_strategies_too(reference: Reference) -> None:
+    plan = reference(hardware={"devices": 4}, strategy="zero3")
+    read = json.loads(json.dumps(plan_to_dict(plan), allow_nan=False))
+    assert read["communication"]["passes"] == 2
+    fits = {costs["strategy"]: costs["memory"]["fits"] for costs in read["strategies"]}
+    assert fits == dict.fromkeys(("ddp", "zero2", "fsdp2", "zero3", "zero3_offload"), True)

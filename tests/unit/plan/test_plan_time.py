@@ -5,13 +5,12 @@ from typing import Any
 
 import pytest
 
-from aes.data.guide import ScoreGuide
-from aes.hardware import HardwareSpec
+from aes.hardware import HardwareSpec, StrategySpec
 from aes.model import ModelSpec
 from aes.plan import Lengths, Plan
 from aes.plan.lengths import summarise
-from aes.plan.memory import Workload
-from aes.plan.time import count_score_forwards, forward_flops
+from aes.plan.time import forward_flops
+from aes.plan.workload import Workload
 
 Reference = Callable[..., Plan]
 
@@ -32,7 +31,7 @@ def test_forward_pass_by_hand(
         model=model_spec("qwen3_vl_30b_a3b"),
         parameters=reference().parameters,
         hardware=h800,
-        strategy="single",
+        strategy=StrategySpec(name="single"),
         checkpointing=True,
         rank=8,
         max_tokens=1065,
@@ -83,43 +82,20 @@ def test_four_devices_take_a_quarter_and_cost_the_same(
 ) -> None:
     one = reference(data=measured_job).time
     four = reference(data=measured_job, hardware={"devices": 4, "price_per_hour": 10.0}).time
-    assert four.floor_s == pytest.approx(one.floor_s / 4)
+    # Not quite a quarter: an epoch's last 4 samples are two micro-batches of one, one of four.
+    assert four.floor_s == pytest.approx(one.floor_s / 4 * 114 / 112.5)
     assert four.expected_s < one.expected_s
     assert one.cost == pytest.approx(2.5 * one.total_s / 3600)
     assert reference(hardware={"price_per_hour": 0.0}).time.cost is None
 
 
-class _Characters:
-    """A tokenizer with a token for each character."""
-
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        return [ord(character) for character in text]
-
-
-@pytest.mark.parametrize(
-    ("ranges", "forwards"),
-    [
-        ({"a": (0, 9)}, 0),
-        ({"a": (0, 20)}, 2),
-        ({"a": (0, 100)}, 10),
-        ({"a": (5, 12), "b": (0, 20), "c": (0, 9)}, 2 + 1 + 2),
-    ],
-)
-def test_scores_take_the_forward_passes_that_the_guide_makes_necessary(
-    ranges: dict[str, tuple[int, int]], forwards: int
-) -> None:
-    guide = ScoreGuide(_Characters(), ranges)
-    peeks = sum(len(guide.open_prefixes(name)) for name in ranges)
-    assert count_score_forwards(ranges) == forwards == peeks + len(ranges) - 1
-
-
 def test_a_validation_by_hand(
     reference: Reference, h800: HardwareSpec, lengths: Callable[..., Lengths]
 ) -> None:
-    # 40 prompts of 615 tokens in batches of 16; then 3 batches x 10 passes of 62.2 GB at 3 TB/s.
+    # 40 prompts of 615 tokens in batches of 16; then 3 batches x 1 trait of 62.2 GB at 3 TB/s.
     plan = reference()
     flops = 5.475e9 * 615 + 2 * 615**2 * 4096 * 48 + 0.622e9 + 2.70e12
-    floor_s = 40 * flops / 800e12 + 3 * 10 * 62.17e9 / 3e12
+    floor_s = 40 * flops / 800e12 + 3 * 1 * 62.17e9 / 3e12
     floor_s *= len(plan.steps.validations) / plan.time.utilisation
     assert plan.time.validation_s == pytest.approx(floor_s, rel=0.01)
     longer_comments = {"validation": lengths([1665] * 40, supervised=1050)}

@@ -1,0 +1,76 @@
+"""What a finished training leaves: the adapter, the plot, and the card with what to do next."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from aes.cli.samples import Samples
+from aes.cli.settings import Settings
+from aes.corpus import SampleCorpus
+from aes.ranks import Ranks
+from aes.report.card import ClosingCard, print_card
+
+if TYPE_CHECKING:
+    from aes.training.fit import Fitted
+
+
+def finish(
+    settings: Settings,
+    model: Any,
+    samples: Samples,
+    fitted: Fitted,
+    baselines: dict[str, float],
+    run_dir: Path,
+    ranks: Ranks,
+    console: Console,
+) -> None:
+    """Save the adapter, for which all ranks are needed, and the plot, and print the card."""
+    from aes.model.loading import model_folder
+    from aes.report.plots import plot_training_loss
+    from aes.training.saving import save_trained
+
+    base = settings.model.path or str(model_folder(settings.model, settings.cache))
+    grading = {
+        "page": asdict(settings.page),
+        "ranges": settings.rubric.ranges,
+        "asks_feedback": any(example.asks_feedback for example in samples.train.examples()),
+    }
+    save_trained(model, run_dir, base=base, grading=grading)
+    if not ranks.is_first:
+        return
+    plot_training_loss(run_dir / "metrics.jsonl", run_dir / "training_loss.png")
+    print_card(
+        console,
+        ClosingCard(
+            run_dir=run_dir,
+            metrics=fitted.metrics,
+            baselines=baselines,
+            groups=fitted.groups,
+            commands=_next_commands(settings, run_dir),
+            is_sample=isinstance(settings.data, SampleCorpus),
+        ),
+    )
+
+
+def _next_commands(settings: Settings, run_dir: Path) -> Sequence[str]:
+    """Commands that work from here."""
+    run = shlex.quote(str(run_dir))
+    if isinstance(settings.data, SampleCorpus):
+        return (
+            f"python evaluate.py run={run} baseline=true",
+            "python train.py page=squared_paper seed=2",
+            "python train.py check_only=true model=qwen3_vl_8b hardware=h800x1",
+        )
+    predict = f"python predict.py run={run} input=FOLDER output=grades.jsonl"
+    if settings.data.test_fraction > 0:
+        return (f"python evaluate.py run={run} baseline=true", predict)
+    root = shlex.quote(str(getattr(settings.data, "root", "DIR")))
+    held_out = "data.on_problem=drop data.val_fraction=0.1 data.test_fraction=0.1"
+    plan = f"python train.py experiment=aes_h800x1 data.root={root} {held_out} check_only=true"
+    return (predict, plan)
