@@ -1,6 +1,7 @@
 """Turns the command line and ``conf/`` into plain values.
 
-Nothing is written and nothing is built; what the values mean is for ``settings`` to check.
+Nothing is written and nothing is built; what the values mean is for ``settings`` to check. The one
+thing that files of ``conf/`` may compute is ``times``.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -18,6 +18,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from aes.cli.hydra_errors import errors_in_plain_words
 from aes.cli.saved_run import SavedRun
 from aes.cli.source import Source
+
+# ${times:2,${adapter.rank}} in conf/: a setting that follows another one.
+OmegaConf.register_new_resolver("times", lambda factor, value: factor * value, replace=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +67,7 @@ def compose_again(source: Source, saved: SavedRun) -> DictConfig:
         known = {g for g in groups if g in saved.choices and g not in chosen} - {
             "experiment",
             "paths",
+            "sweep",
         }
         choices = [f"{group}={saved.choices[group]}" for group in sorted(known)]
         first = [o.input_line for o in overrides if o.key_or_group in chosen and o.input_line]
@@ -73,7 +77,7 @@ def compose_again(source: Source, saved: SavedRun) -> DictConfig:
             if key in known and isinstance(value, dict):
                 # Whole values, not merged deeper: a trait that was taken out stays out.
                 for name, inner in value.items():
-                    config[key][name] = inner
+                    config[key][name] = _with_new_keys(inner, config[key].get(name))
             elif key not in groups and key in config and key != "run_dir":
                 config[key] = value
         OmegaConf.set_struct(config, True)
@@ -81,6 +85,15 @@ def compose_again(source: Source, saved: SavedRun) -> DictConfig:
         ConfigLoaderImpl._apply_overrides_to_config(rest, config)
     HydraConfig.instance().set_config(config)
     return config
+
+
+def _with_new_keys(saved: Any, shipped: Any) -> Any:
+    """Settings as a run saved them, and as shipped the keys that their class did not have then."""
+    if not isinstance(saved, dict) or not isinstance(shipped, DictConfig):
+        return saved
+    if "_target_" not in saved or saved["_target_"] != shipped.get("_target_"):
+        return saved
+    return OmegaConf.merge(shipped, saved)
 
 
 def without_hydra(config: DictConfig) -> DictConfig:
@@ -127,19 +140,3 @@ def _choices(hydra: DictConfig) -> dict[str, str]:
         for group, option in hydra.runtime.choices.items()
         if option is not None and not str(group).startswith("hydra/")
     }
-
-
-def jobs_of_sweep(source: Source) -> list[tuple[str, ...]]:
-    """The command lines of a sweep's jobs, as Hydra's own sweeper makes them.
-
-    Empty where another sweeper was chosen: it alone knows what comes next.
-
-    Raises:
-        ValueError: If the command line cannot be read.
-    """
-    if any(o.startswith("hydra/sweeper") for o in source.overrides):
-        return []
-    with errors_in_plain_words(source):
-        overrides = OverridesParser.create().parse_overrides(list(source.overrides))
-        batches = BasicSweeper.split_arguments(overrides, max_batch_size=None)
-    return [tuple(job) for batch in batches for job in batch]

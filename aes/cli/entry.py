@@ -11,22 +11,21 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NoReturn, cast
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from aes.cli.compose import compose, jobs_of_sweep, resolve, without_hydra
+from aes.cli.compose import compose, resolve, without_hydra
 from aes.cli.environment import prepare_environment
-from aes.cli.errors import explain
+from aes.cli.errors import explain, lost_contact
 from aes.cli.hydra_errors import errors_in_plain_words
+from aes.cli.launch import STATUS_LOST_CONTACT, end_with_parent
 from aes.cli.source import CONFIG_DIR, VERSION_BASE, Source
 
 if TYPE_CHECKING:
@@ -85,6 +84,7 @@ def main(command: Command, run: Run) -> NoReturn:
         run: Does the work and returns the exit status. Nothing exists on disk before it is called.
     """
     prepare_environment()
+    end_with_parent()
     sys.exit(_guarded(lambda: _dispatch(command, run, sys.argv[1:])))
 
 
@@ -96,6 +96,7 @@ def main_on_run(command: Command, run: RunOnRun) -> NoReturn:
         run: Binds the command line, does the work and returns the exit status.
     """
     prepare_environment()
+    end_with_parent()
     sys.exit(_guarded(lambda: _dispatch_on_run(command, run, sys.argv[1:])))
 
 
@@ -109,6 +110,9 @@ def _guarded(action: Callable[[], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return STATUS_MISTAKE
     except Exception as error:
+        if lost_contact(error):
+            sys.stderr.write("Another rank is gone, so this one stops.\n")
+            return STATUS_LOST_CONTACT
         sentence = explain(error)
         if sentence is None or os.environ.get("AES_TRACEBACK") == "1":
             raise
@@ -120,20 +124,29 @@ def _dispatch(command: Command, run: Run, argv: Sequence[str]) -> int:
     args = _parse(argv, command)
     source = _source(args, command)
     if _only_shows(args):
-        return _show(source, run)
-    if not args.multirun and "hydra.mode=MULTIRUN" not in source.overrides:
+        return _show(source)
+    if not (args.multirun or _asks_for_sweep(source)):
         config = compose(source)
         if config.hydra.mode != RunMode.MULTIRUN:
             return _run_once(config, source, run)
-    _check_sweep(source)
-    return _hand_to_hydra(source, run)
+    from aes.cli.sweep import run_sweep  # here, since a single run has no use for it
+
+    return run_sweep(source)
+
+
+def _asks_for_sweep(source: Source) -> bool:
+    """Whether the command line says so; a file that says so is found by composing."""
+    # A sweep's trials are told to run once, whatever conf/sweep/NAME.yaml says.
+    sweeps = ("hydra.mode=MULTIRUN", "sweep=")
+    asks = any(o.startswith(sweeps) and o != "sweep=null" for o in source.overrides)
+    return asks and "hydra.mode=RUN" not in source.overrides
 
 
 def _dispatch_on_run(command: Command, run: RunOnRun, argv: Sequence[str]) -> int:
     args = _parse(argv, command)
     source = _source(args, command)
     if _only_shows(args):
-        return _show(source, lambda _: STATUS_MISTAKE)
+        return _show(source)
     if args.multirun or "hydra.mode=MULTIRUN" in source.overrides:
         raise ValueError(f"{command}.py runs once; leave -m out")
     for override in source.overrides:
@@ -145,14 +158,23 @@ def _dispatch_on_run(command: Command, run: RunOnRun, argv: Sequence[str]) -> in
 
 def _only_shows(args: argparse.Namespace) -> bool:
     shows = args.help or args.hydra_help or args.cfg or args.info or args.shell_completion
-    return bool(shows or args.experimental_rerun)
+    return bool(shows)
 
 
-def _show(source: Source, run: Run) -> int:
+def _show(source: Source) -> int:
+    """Lets Hydra show what was asked for."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, and leave the printing to us
+    show = hydra.main(
+        version_base=VERSION_BASE,
+        config_path=str(source.config_dir),
+        config_name=source.config_name,
+    )
     try:
-        return _hand_to_hydra(source, run)
+        with errors_in_plain_words(source):
+            show(lambda _: None)()
     finally:
         sys.stdout.flush()  # here, where a reader that has gone away is no surprise
+    return 0
 
 
 def _parse(argv: Sequence[str], command: Command) -> argparse.Namespace:
@@ -166,6 +188,10 @@ def _parse(argv: Sequence[str], command: Command) -> argparse.Namespace:
         raise ValueError(f"{unknown[0]} is not a flag; python {command}.py --help lists the flags")
     if unknown:
         raise ValueError(f"{unknown[0]} comes after a flag; write flags such as -m first")
+    if args.multirun and (args.cfg or args.info):
+        raise ValueError("--cfg and --info show one configuration; leave -m out")
+    if args.experimental_rerun:
+        raise ValueError("--experimental-rerun is not supported; repeat the command of the run")
     return args
 
 
@@ -215,47 +241,13 @@ def _run_once(config: DictConfig, source: Source, run: Run) -> int:
     for override in config.hydra.overrides.hydra:
         if override.lstrip("+~").partition("=")[0] not in _HYDRA_KEYS_OF_ONE_RUN:
             raise ValueError(f"{override} has no effect on a single run; leave it out")
-    return run(_settings(without_hydra(config), config.hydra, source))
+    return run(_settings(config, source))
 
 
-def _settings(
-    task: DictConfig, hydra_part: DictConfig, source: Source, *, in_sweep: bool = False
-) -> Settings:
+def _settings(config: DictConfig, source: Source) -> Settings:
     from aes.cli.settings import bind_settings  # here, since --help needs no settings
     from aes.cli.validate import check_combination
 
-    composed = resolve(task, hydra_part, source)
-    if in_sweep:
-        composed = replace(composed, output_dir_is_fixed=True)
-    settings = bind_settings(composed)
+    settings = bind_settings(resolve(without_hydra(config), config.hydra, source))
     check_combination(settings)
     return settings
-
-
-def _check_sweep(source: Source) -> None:
-    """Checks every job before the first one starts."""
-    for overrides in jobs_of_sweep(source):
-        job = replace(source, overrides=overrides)
-        config = compose(job)
-        _settings(without_hydra(config), config.hydra, job, in_sweep=True)
-
-
-def _hand_to_hydra(source: Source, run: Run) -> int:
-    """Lets Hydra show what was asked for, or run the jobs of a sweep one after the other."""
-    statuses = [0]
-
-    def run_job(task: DictConfig) -> None:
-        hydra_part = cast(DictConfig, HydraConfig.get())
-        status = _guarded(lambda: run(_settings(task, hydra_part, source, in_sweep=True)))
-        if status in (STATUS_MISTAKE, STATUS_INTERRUPTED):
-            sys.exit(status)
-        statuses.append(status)
-
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, and leave the printing to us
-    with errors_in_plain_words(source):
-        hydra.main(
-            version_base=VERSION_BASE,
-            config_path=str(source.config_dir),
-            config_name=source.config_name,
-        )(run_job)()
-    return max(statuses)

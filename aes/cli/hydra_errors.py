@@ -34,6 +34,9 @@ _KEY_PATTERNS = {
     ),
 }
 
+_EXTRAS = {"optuna": "optuna", "submitit": "submitit"}
+"""How the names of options begin that are plugins of Hydra, and the extra that brings them."""
+
 
 @contextmanager
 def errors_in_plain_words(source: Source) -> Iterator[None]:
@@ -73,6 +76,10 @@ def _unreadable(override: str) -> str:
 
 def _missing_config(error: MissingConfigException) -> str:
     group, _, option = (error.missing_cfg_file or "").rpartition("/")
+    for name, extra in _EXTRAS.items():
+        if option.startswith(name):
+            needs = f"{group}={option} needs an extra that is not installed"
+            return f"{needs}: pip install 'aes[{extra}]'"
     options = sorted(error.options or ())
     if group and options and not option:
         return f"{group}= does not name an option; choose one of {', '.join(options)}"

@@ -137,16 +137,6 @@ def test_the_settings_reach_the_run_and_its_status_comes_back(
     assert list(empty_folder.iterdir()) == []
 
 
-def test_a_sweep_runs_each_job_in_its_folder(
-    monkeypatch: pytest.MonkeyPatch, empty_folder: Path
-) -> None:
-    status, runs = started(monkeypatch, "-m", "seed=3,4", "hydra.sweep.dir=sweep")
-    assert status == 0
-    assert [run.seed for run in runs] == [3, 4]
-    assert [run.run_dir for run in runs] == [empty_folder / "sweep" / job for job in "01"]
-    assert all(run.run_dir_is_fixed for run in runs)
-
-
 def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> int:
     def run(settings: Settings) -> int:
         raise error

@@ -47,6 +47,17 @@ def run(tmp_path: Path) -> Path:
     )
 
 
+def test_a_key_that_the_run_did_not_know_yet_is_filled_in(run: Path) -> None:
+    file = run / "config.yaml"
+    saved = yaml.safe_load(file.read_text(encoding="utf-8"))
+    checkpoint = saved["config"]["callbacks"]["checkpoint"]
+    shipped = checkpoint.pop("keep_last")
+    checkpoint["every_n_train_steps"] = 7
+    file.write_text(yaml.safe_dump(saved, allow_unicode=True))
+    values = again(run).values["callbacks"]["checkpoint"]
+    assert (values["keep_last"], values["every_n_train_steps"]) == (shipped, 7)
+
+
 def test_the_run_s_values_stand(run: Path) -> None:
     values = again(run).values
     assert (values["seed"], values["data"]["split_seed"]) == (5, 5)
