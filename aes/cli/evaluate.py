@@ -8,10 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from aes.cli.agreement import require_same, require_same_settings
+from aes.cli.graded_extras import Extras, grade_extras
 from aes.cli.graded_run import GradedRun, grade_run
 from aes.cli.grading import EssaysOfPart, read_part, require_same_question
+from aes.cli.grading_task import Follower, GradingTeam
+from aes.cli.launch import launch, must_launch
 from aes.cli.measuring import measure_runs
 from aes.cli.requests import EvaluationRequest, TrainedRun
+from aes.cli.team import follow
+from aes.ranks import find_ranks
 from aes.training import WandbSpec
 
 if TYPE_CHECKING:
@@ -23,17 +29,40 @@ if TYPE_CHECKING:
 def run(request: EvaluationRequest) -> int:
     """Grade, measure and report.
 
+    On several devices this process either starts the ranks or is one of them: all grade, and the
+    first one does everything else.
+
     Returns:
         Exit status 0.
 
     Raises:
         ValueError: For every mistake of the user's.
     """
-    from aes.report.evaluation_card import print_evaluation
-
+    settings, ranks, folder = request.runs[0].settings, find_ranks(), _out(request)
+    if must_launch(settings.hardware, ranks):
+        return launch("evaluate", num_ranks=settings.hardware.num_ranks)
+    ranks.connect(settings.hardware.accelerator)
+    require_same_settings(ranks, settings)
+    paths = [run.path for run in (*request.runs, request.second) if run is not None]
+    require_same(ranks, {"run": [str(path) for path in paths]}, "runs")
+    if not ranks.is_first:
+        follower = Follower(request, ranks)
+        follow(ranks, follower.grade, tidy=follower.tidy)
+        ranks.disconnect()
+        return 0
     console = Console()
-    folder = _out(request)
-    # All that can be refused is, before the first essay is graded.
+    with GradingTeam(ranks) as team:
+        graded, extras = _grade(request, folder, team, console)
+    # Before anything is measured: metrics would wait for those of the other ranks.
+    ranks.disconnect()
+    _report(request, graded, extras, folder, console)
+    return 0
+
+
+def _grade(
+    request: EvaluationRequest, folder: Path, team: GradingTeam, console: Console
+) -> tuple[list[GradedRun], Extras]:
+    """All that can be refused is, before the first essay is graded."""
     # Folds share their data: what is wrong with it is said once.
     consoles = [console, *(Console(quiet=True) for _ in request.runs[1:])]
     parts = [
@@ -45,13 +74,24 @@ def run(request: EvaluationRequest) -> int:
     if request.second is not None:
         require_same_question(request.second, request.runs[0], parts[0], request.values.split)
     graded = [
-        grade_run(request, one, part, folder) for one, part in zip(request.runs, parts, strict=True)
+        grade_run(request, one, part, folder, team)
+        for one, part in zip(request.runs, parts, strict=True)
     ]
-    evaluation = measure_runs(request, graded, folder)
-    settings = graded[0].run.settings
+    return graded, grade_extras(request, graded, folder, team)
+
+
+def _report(
+    request: EvaluationRequest,
+    graded: Sequence[GradedRun],
+    extras: Extras,
+    folder: Path,
+    console: Console,
+) -> None:
+    from aes.report.evaluation_card import print_evaluation
+
+    evaluation = measure_runs(request, graded, extras, folder)
     report = _write(request, evaluation, graded, folder)
-    print_evaluation(console, evaluation, settings.rubric, report)
-    return 0
+    print_evaluation(console, evaluation, graded[0].run.settings.rubric, report)
 
 
 def _out(request: EvaluationRequest) -> Path:

@@ -5,53 +5,18 @@ Wiring only. What was graded before a kill is not graded again.
 
 from __future__ import annotations
 
-import gc
 import hashlib
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from aes.cli.grading import EssaysOfPart, open_grader
+from aes.cli.grading import EssaysOfPart
+from aes.cli.grading_task import GradingTask, GradingTeam, LazyGrader, grade_share
 from aes.cli.requests import EvaluationRequest, TrainedRun, plain
-from aes.cli.samples import Material
 from aes.grading.journal import Journal
 from aes.model.trained import trained_digest
 from aes.records import Example, Marked, PageLayout, PdfPage
-
-if TYPE_CHECKING:
-    from aes.grading import Grader
-
-
-class LazyGrader:
-    """A run's Grader, loaded when the first essay is to be graded."""
-
-    def __init__(self, run: TrainedRun, material: Material) -> None:
-        self.run = run
-        self.material = material
-        self.preparation_s = 0.0
-
-    @cached_property
-    def grader(self) -> Grader:
-        """The Grader; the first use takes the time of loading."""
-        started = time.perf_counter()
-        grader = open_grader(
-            self.run, builder=self.material.builder, processor=self.material.processor
-        )
-        self.preparation_s = time.perf_counter() - started
-        return grader
-
-    def release(self) -> None:
-        """Give the model's memory back, for the next one; a later use loads it again."""
-        self.__dict__.pop("grader", None)
-        gc.collect()
-        if self.run.settings.hardware.accelerator == "cuda":
-            import torch
-
-            torch.cuda.empty_cache()
 
 
 @dataclass
@@ -76,7 +41,11 @@ class GradedRun:
 
 
 def grade_run(
-    request: EvaluationRequest, one: TrainedRun, part: EssaysOfPart, folder: Path
+    request: EvaluationRequest,
+    one: TrainedRun,
+    part: EssaysOfPart,
+    folder: Path,
+    team: GradingTeam,
 ) -> GradedRun:
     """All essays of the part, with the adapter and, if asked for, without.
 
@@ -85,11 +54,11 @@ def grade_run(
     """
     values = request.values
     out = folder if len(request.runs) == 1 else one.path / "evaluation" / values.split
-    lazy = LazyGrader(one, part.material)
-    marked, grading_s = grade(lazy, part.examples, out / "predictions.jsonl", request)
+    lazy = LazyGrader(one, part.material.builder, part.material.processor)
+    marked, grading_s = grade(lazy, part.examples, out / "predictions.jsonl", request, team)
     path = out / "predictions_without_adapter.jsonl"
     if values.baseline:
-        base, _ = grade(lazy, part.examples, path, request, with_adapter=False)
+        base, _ = grade(lazy, part.examples, path, request, team, with_adapter=False)
     else:
         base = _kept(one, part.examples, path)
     if len(request.runs) > 1:
@@ -102,20 +71,28 @@ def grade(
     examples: Sequence[Example],
     path: Path,
     request: EvaluationRequest,
+    team: GradingTeam,
     *,
     with_adapter: bool = True,
     scores_only: bool = False,
 ) -> tuple[list[Marked], float]:
-    """Grades of examples, those that ``path`` holds already not made again; and the seconds."""
+    """Grades of examples, those that ``path`` holds already not made again; and the wall time."""
     settings = _what_grades_depend_on(lazy.run, examples, with_adapter=with_adapter)
     journal = Journal(path, settings, fresh=request.values.fresh)
-    todo = [example for example in examples if example.id not in journal.marked]
-    if todo:
-        grader = lazy.grader
-        switch = nullcontext() if with_adapter else grader.engine.without_adapter()
-        with switch:
-            fold = lazy.run.settings.data.fold
-            journal.keep(mark(grader, todo, fold=fold, scores_only=scores_only))
+    task = GradingTask(
+        run=lazy.run.path,
+        examples=tuple(example for example in examples if example.id not in journal.marked),
+        path=path,
+        with_adapter=with_adapter,
+        scores_only=scores_only,
+    )
+    if task.examples:
+        path.touch()  # parts of a file that is not there would be taken for remains of another
+        team.share(
+            task,
+            lambda: grade_share(task, lazy, team.ranks),
+            keep=lambda by_rank: journal.settle(by_rank, [example.id for example in examples]),
+        )
     return [journal.marked[example.id] for example in examples], journal.grading_s
 
 
@@ -130,24 +107,6 @@ def _kept(run: TrainedRun, examples: Sequence[Example], path: Path) -> list[Mark
         return []
     found = [marked[example.id] for example in examples if example.id in marked]
     return found if len(found) == len(examples) else []
-
-
-def mark(
-    grader: Grader, examples: Sequence[Example], *, fold: int | None, scores_only: bool
-) -> Iterator[Marked]:
-    """Grades beside what is known about the essays, in order."""
-    grades = grader.grade(examples, scores_only=scores_only, progress="grading")
-    for example, grade in zip(examples, grades, strict=True):
-        yield Marked(
-            id=example.id,
-            source=example.source,
-            group=example.group,
-            num_chars=example.num_chars,
-            gold=example.scores,
-            gold_text="".join(text for text, _ in example.answer),
-            grade=grade,
-            fold=fold,
-        )
 
 
 def _what_grades_depend_on(

@@ -16,6 +16,7 @@ from rich.console import Console
 from aes.cli.requests import Part, TrainedRun
 from aes.cli.samples import SPLIT_FILE, Material, read_and_split, tokenise
 from aes.cli.saved_run import read_run
+from aes.ranks import Ranks
 from aes.records import Essay, Example
 
 if TYPE_CHECKING:
@@ -172,3 +173,10 @@ def open_grader(
         precision=settings.hardware.precision,
     )
     return Grader(engine=engine, rubric=settings.rubric, builder=builder, calibration=calibration)
+
+
+def progress_label(ranks: Ranks) -> str | None:
+    """What stands beside the bar of the first rank, which shows its own share; others have none."""
+    if not ranks.is_first:
+        return None
+    return "grading" if ranks.num_ranks == 1 else f"grading, one of {ranks.num_ranks} shares"

@@ -15,7 +15,7 @@ from PIL import Image
 from aes.corpus.submissions import Submission, check_submission
 from aes.page import PageRenderer, PageSpec
 from aes.records import Essay, Example, PdfPage
-from aes.report.predictions import PredictionWriter
+from aes.report.prediction_lines import LineWriter
 
 if TYPE_CHECKING:
     from aes.data.processor import Processor
@@ -50,7 +50,7 @@ class Inbox:
     Attributes:
         pages: What the Engine opens pages with, too.
         warnings: What was mended, by the ids of essays that are being graded.
-        errors: Sentences of those that could not be.
+        errors: Why some could not be, by their ids.
         num_warned: Essays graded with warnings.
     """
 
@@ -59,9 +59,9 @@ class Inbox:
     pages: OpenedPages
     processor: Processor
     max_tokens: int
-    writer: PredictionWriter
+    writer: LineWriter
     warnings: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    errors: list[str] = field(default_factory=list)
+    errors: dict[str, str] = field(default_factory=dict)
     num_warned: int = 0
 
     @property
@@ -84,7 +84,7 @@ class Inbox:
                 except ValueError as reason:
                     error = f"{checked.place}: {reason}"
             if example is None:
-                self.errors.append(error)
+                self.errors[checked.id] = error
                 self.writer.write_error(checked.id, error, warnings=checked.warnings)
             else:
                 self.warnings[checked.id] = checked.warnings

@@ -5,7 +5,6 @@ Wiring only; every number is made in ``aes.metrics`` and ``aes.grading``.
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -13,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aes.cli.calibrating import compare_calibrations
-from aes.cli.graded_run import GradedRun, LazyGrader, grade
+from aes.cli.graded_extras import Extras
+from aes.cli.graded_run import GradedRun
 from aes.cli.requests import EvaluationRequest
-from aes.cli.samples import Material, make_builder, make_processor, tokenise
 from aes.corpus import SampleCorpus
 from aes.model.trained import trained_digest
 from aes.prompt.suite_spec import SuiteSpec
@@ -26,11 +25,12 @@ if TYPE_CHECKING:
 
 
 def measure_runs(
-    request: EvaluationRequest, graded: Sequence[GradedRun], folder: Path
+    request: EvaluationRequest, graded: Sequence[GradedRun], extras: Extras, folder: Path
 ) -> Evaluation:
-    """Everything that was asked for; grades what a suite or a second marker needs.
+    """Everything that was asked for.
 
     Args:
+        extras: What was graded beside the essays of the runs.
         folder: Of the results.
     """
     from aes.metrics.groups import by_band, by_group, by_length
@@ -47,8 +47,6 @@ def measure_runs(
         "seed": settings.seed,
     }
     calibration = compare_calibrations(request, graded, marked, folder, options)
-    # Before a second model takes the place of the first.
-    robustness = _robustness(request, graded, folder, options)
     return Evaluation(
         facts=_facts(request, graded),
         marked=marked,
@@ -59,8 +57,8 @@ def measure_runs(
         **calibration,
         baselines=_baselines(graded, options),
         text=_text(graded),
-        double=_double(request, graded, folder, options),
-        robustness=robustness,
+        double=_double(request, graded[0], extras, options),
+        robustness=_robustness(request, extras, options),
         threshold=options["threshold"],
         is_sample=isinstance(settings.data, SampleCorpus),
     )
@@ -128,73 +126,39 @@ def _text(graded: Sequence[GradedRun]) -> dict[str, float]:
 
 
 def _double(
-    request: EvaluationRequest,
-    graded: Sequence[GradedRun],
-    folder: Path,
-    options: Mapping[str, Any],
+    request: EvaluationRequest, one: GradedRun, extras: Extras, options: Mapping[str, Any]
 ) -> DoubleMarking | None:
     """The second run as second marker of the same essays."""
-    second = request.second
-    if second is None:
+    if request.second is None or extras.of_second is None:
         return None
     from aes.metrics.double import double_marking
 
-    one = graded[0]
-    one.lazy.release()
-    material = Material(
-        one.part.material.reading,
-        make_builder(second.settings, feedback=second.asks_feedback),
-        make_processor(second.settings, weights=True),
-    )
-    examples = tokenise(second.settings, material, one.part.essays, label="second").examples()
-    lazy = LazyGrader(second, material)
-    # A file for each second run, so that trying another one loses nothing.
-    path = folder / f"predictions_second_{trained_digest(second.path)}.jsonl"
-    marked, _ = grade(lazy, examples, path, request)
-    names = (one.run.name, second.name)
-    return double_marking(one.marked, marked, names=names, **options)
+    names = (one.run.name, request.second.name)
+    return double_marking(one.marked, extras.of_second, names=names, **options)
 
 
 def _robustness(
-    request: EvaluationRequest,
-    graded: Sequence[GradedRun],
-    folder: Path,
-    options: Mapping[str, Any],
+    request: EvaluationRequest, extras: Extras, options: Mapping[str, Any]
 ) -> Robustness | None:
     """What becomes of the total when essays get worse or are made to deceive."""
-    if not isinstance(request.suite, SuiteSpec):
+    if extras.suite is None or not isinstance(request.suite, SuiteSpec):
         return None
     from aes.metrics.robustness import measure_robustness
-    from aes.prompt.suite import build_suite
 
-    one, rubric = graded[0], options["rubric"]
-    images = folder / "suite_pages"
-    try:
-        suite = build_suite(
-            one.part.essays,
-            builder=one.part.material.builder,
-            spec=request.suite,
-            seed=options["seed"],
-            image_dir=images,
-        )
-        examples = [variant.example for variant in suite.variants]
-        path = folder / "predictions_robustness.jsonl"
-        marked, _ = grade(one.lazy, examples, path, request, scores_only=True)
-    finally:
-        shutil.rmtree(images, ignore_errors=True)
+    rubric = options["rubric"]
     points = [
         rubric.minimum_total if essay.grade.parse_error else essay.grade.expected_subtotal
-        for essay in marked
+        for essay in extras.of_suite
     ]
     return measure_robustness(
-        suite.variants,
+        extras.suite.variants,
         points,
         gain_points=request.suite.gain_under(rubric),
         minimum=rubric.minimum_total,
         maximum=rubric.maximum_total,
         seed=options["seed"],
         num_resamples=request.values.num_resamples,
-        skipped=suite.skipped,
+        skipped=extras.suite.skipped,
     )
 
 

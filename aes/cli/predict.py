@@ -5,22 +5,32 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
 
+from aes.cli.agreement import require_same, require_same_settings
 from aes.cli.grading import open_grader
-from aes.cli.inbox import Inbox, OpenedPages, require_room
+from aes.cli.inbox import require_room
+from aes.cli.launch import launch, must_launch
+from aes.cli.prediction_task import (
+    Handled,
+    PredictionTask,
+    PredictionTeam,
+    Predictor,
+    adapter,
+)
 from aes.cli.requests import PredictionRequest, plain
 from aes.cli.samples import make_builder, make_processor
+from aes.cli.team import follow
 from aes.corpus.submissions import Submission, check_submission, read_submissions
 from aes.grading.calibration_file import CALIBRATION_FILE, load_calibration
 from aes.model.trained import read_grading_facts, trained_digest
 from aes.page.pdf import num_pages
+from aes.ranks import find_ranks
 from aes.report.predictions import (
     LINES_SUFFIX,
     PredictionWriter,
@@ -31,7 +41,6 @@ from aes.report.predictions import (
 )
 
 if TYPE_CHECKING:
-    from aes.grading import Grader
     from aes.grading.calibration import Calibration
 
 _ERRORS_SHOWN = 5
@@ -40,23 +49,33 @@ _ERRORS_SHOWN = 5
 def run(request: PredictionRequest) -> int:
     """Grade what was handed in, or answer a question about it.
 
+    On several devices this process either starts the ranks or is one of them: all grade, and the
+    first one does everything else. A question is answered by one alone.
+
     Returns:
         Exit status 0, also where some essays could not be graded: their lines say why.
 
     Raises:
         ValueError: For every mistake of the user's that concerns all essays.
     """
-    values = request.values
-    path = values.input.expanduser()
-    calibration = _calibration(request)
-    submissions = read_submissions(
-        path, num_pages=num_pages, max_pages=values.max_pages, max_chars=values.max_chars
-    )
-    if values.output is None:
-        _ask(request, submissions)
+    hardware, ranks = request.run.settings.hardware, find_ranks()
+    if request.values.question is not None:
+        if ranks.is_first:
+            _ask(request)
+        return 0
+    if must_launch(hardware, ranks):
+        return launch("predict", num_ranks=hardware.num_ranks)
+    ranks.connect(hardware.accelerator)
+    require_same_settings(ranks, request.run.settings)
+    own = {"run": request.run.path, "base": request.values.base} | plain(request.calibration)
+    require_same(ranks, own, "runs")
+    predictor = Predictor(request, _calibration(request), ranks)
+    if ranks.is_first:
+        with PredictionTeam(ranks) as team:
+            _grade(request, predictor, team)
     else:
-        require_output(values.output.expanduser(), input=path)
-        _grade(request, submissions, calibration)
+        follow(ranks, predictor.grade, tidy=predictor.tidy)
+    ranks.disconnect()
     return 0
 
 
@@ -81,7 +100,17 @@ def _calibration(request: PredictionRequest) -> Calibration | None:
     return calibration
 
 
-def _ask(request: PredictionRequest, submissions: list[Submission]) -> None:
+def _read(request: PredictionRequest) -> list[Submission]:
+    values = request.values
+    return read_submissions(
+        values.input.expanduser(),
+        num_pages=num_pages,
+        max_pages=values.max_pages,
+        max_chars=values.max_chars,
+    )
+
+
+def _ask(request: PredictionRequest) -> None:
     """Stream the answer to a question about one essay to the terminal."""
     question = request.values.question
     assert question is not None
@@ -93,6 +122,7 @@ def _ask(request: PredictionRequest, submissions: list[Submission]) -> None:
     ):
         if is_set:
             raise ValueError(f"{key} has no effect on the answer to question=; leave it out")
+    submissions = _read(request)
     if len(submissions) > 1:
         raise ValueError(
             f"question= is about one essay, but {request.values.input} holds {len(submissions)}; "
@@ -111,74 +141,55 @@ def _ask(request: PredictionRequest, submissions: list[Submission]) -> None:
     except ValueError as reason:
         raise ValueError(f"{submission.place} with the question: {reason}") from None
     grader = open_grader(request.run, builder=builder, processor=processor)
-    with _adapter(request, grader):
+    with adapter(request, grader):
         for piece in grader.engine.stream(example):
             sys.stdout.write(piece)
             sys.stdout.flush()
     sys.stdout.write("\n")
 
 
-def _adapter(request: PredictionRequest, grader: Grader) -> AbstractContextManager[None]:
-    return grader.engine.without_adapter() if request.values.base else nullcontext()
-
-
-def _grade(
-    request: PredictionRequest, submissions: list[Submission], calibration: Calibration | None
-) -> None:
-    settings, values = request.run.settings, request.values
+def _grade(request: PredictionRequest, predictor: Predictor, team: PredictionTeam) -> None:
+    """Have all graded that is not yet, and write it down."""
+    values = request.values
     assert values.output is not None
-    output = values.output.expanduser()
-    feedback = values.feedback
+    output, feedback = values.output.expanduser(), values.feedback
     if feedback is None:
         feedback = bool(read_grading_facts(request.run.path).get("asks_feedback"))
-    writer = PredictionWriter(
-        journal_path(output),
-        provenance=_provenance(request, feedback=feedback),
-        digests={one.id: one.digest for one in submissions},
+    submissions = _read(request)
+    require_output(output, input=values.input.expanduser())
+    provenance = _provenance(request, feedback=feedback)
+    digests = {one.id: one.digest for one in submissions}
+    writer = PredictionWriter(journal_path(output), provenance=provenance, digests=digests)
+    task = PredictionTask(
+        submissions=tuple(one for one in submissions if one.id not in writer.done),
+        path=writer.path.absolute(),
+        provenance=provenance,
+        digests=digests,
+        feedback=feedback,
     )
-    todo = [one for one in submissions if one.id not in writer.done]
-    builder = make_builder(settings, feedback=feedback)
-    builder.renderer = pages = OpenedPages(settings.page)
-    processor = make_processor(settings, weights=True)
-    inbox = Inbox(todo, builder, pages, processor, settings.data.max_tokens, writer)
-    grader = None
-    if inbox.num_essays:
-        grader = open_grader(
-            request.run, builder=builder, processor=processor, calibration=calibration
-        )
+    order, handled = [one.id for one in submissions], list[Handled]()
+
+    def work() -> Handled:
+        inbox = predictor.grade_into(writer, task)
+        return Handled(lines=[], errors=inbox.errors, num_warned=inbox.num_warned)
+
+    def keep(by_rank: list[Handled]) -> None:
+        handled.extend(by_rank)
+        writer.settle(order, [line for one in by_rank for line in one.lines])
+
     with writer:
-        _write_grades(request, grader, inbox)
+        team.share(task, work, keep=keep)
     if output.suffix.lower() != LINES_SUFFIX:
-        _write_workbook(request, output, order=[one.id for one in submissions])
-    _print_summary(output, num_done=len(submissions) - len(todo), inbox=inbox)
+        _write_workbook(request, output)
+    _print_summary(output, order, task, handled)
 
 
-def _write_grades(request: PredictionRequest, grader: Grader | None, inbox: Inbox) -> None:
-    if grader is None:
-        for _ in inbox.examples():
-            raise AssertionError("an essay that cannot be graded is a question")
-        return
-    started = time.perf_counter()
-    with _adapter(request, grader):
-        for grade in grader.grade(inbox.examples(), progress="grading", total=inbox.num_essays):
-            now = time.perf_counter()
-            warnings = inbox.warnings.pop(grade.id)
-            inbox.num_warned += bool(warnings)
-            inbox.writer.write_grade(grade, seconds=now - started, warnings=warnings)
-            if grade.parse_error:
-                inbox.errors.append(f"{grade.id}: {grade.parse_error}")
-            started = now
-
-
-def _write_workbook(request: PredictionRequest, output: Path, *, order: list[str]) -> None:
-    """All grades that are kept, those of this input first and in its order."""
+def _write_workbook(request: PredictionRequest, output: Path) -> None:
+    """All grades that are kept, in the order of the lines."""
     from aes.report.workbook import write_workbook
 
-    places = {id: place for place, id in enumerate(order)}
-    lines = read_predictions(journal_path(output))
-    lines.sort(key=lambda line: places.get(line["id"], len(places)))
     labels = {name: trait.label for name, trait in request.run.settings.rubric.traits.items()}
-    write_workbook(lines, output, labels=labels)
+    write_workbook(read_predictions(journal_path(output)), output, labels=labels)
 
 
 def _provenance(request: PredictionRequest, *, feedback: bool) -> Provenance:
@@ -207,17 +218,21 @@ def _provenance(request: PredictionRequest, *, feedback: bool) -> Provenance:
     )
 
 
-def _print_summary(output: Path, *, num_done: int, inbox: Inbox) -> None:
+def _print_summary(
+    output: Path, order: Sequence[str], task: PredictionTask, handled: Sequence[Handled]
+) -> None:
     console = Console(stderr=True)
-    num_new = len(inbox.submissions) - len(inbox.errors)
+    found = {id: error for one in handled for id, error in one.errors.items()}
+    errors = [found[id] for id in order if id in found]
+    num_new, num_done = len(task.submissions) - len(errors), len(order) - len(task.submissions)
     kept = f", {num_done} were graded before" if num_done else ""
     console.print(
-        Text(f"{num_new} essays graded, {len(inbox.errors)} could not be{kept}: {output}"),
+        Text(f"{num_new} essays graded, {len(errors)} could not be{kept}: {output}"),
         soft_wrap=True,
     )
-    if inbox.num_warned:
-        console.print(f"  {inbox.num_warned} of them with warnings, each in its line")
-    for error in inbox.errors[:_ERRORS_SHOWN]:
+    if num_warned := sum(one.num_warned for one in handled):
+        console.print(f"  {num_warned} of them with warnings, each in its line")
+    for error in errors[:_ERRORS_SHOWN]:
         console.print(Text(f"  {error}"), soft_wrap=True)
-    if len(inbox.errors) > _ERRORS_SHOWN:
-        console.print(f"  ... and {len(inbox.errors) - _ERRORS_SHOWN} more, each in its line")
+    if len(errors) > _ERRORS_SHOWN:
+        console.print(f"  ... and {len(errors) - _ERRORS_SHOWN} more, each in its line")

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from aes.cli.errors import nearest, one_line
 from aes.hardware import accumulation_steps
 from aes.model import LoraSpec
+from aes.ranks import find_ranks
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -155,7 +156,7 @@ def check_combination(settings: Settings) -> None:
     _check_adapter(settings)
     _check_monitor(settings)
     if not settings.check_only:
-        _check_machine(settings)
+        _check_machine(settings, otherwise=", or only plan the run with check_only=true")
 
 
 _WITHOUT_EFFECT = ("adapter", "callbacks", "loss", "optim", "strategy", "trainer")
@@ -188,7 +189,12 @@ def check_grading(settings: Settings, run_dir: Path, *, overrides: Sequence[str]
             f"{settings.choices['rubric']} asks for {_ranges(settings.rubric.ranges)}; leave "
             "rubric= out"
         )
-    _check_machine(settings)
+    if settings.hardware.num_nodes > 1 and not find_ranks().from_outside:
+        raise ValueError(
+            f"hardware.num_nodes={settings.hardware.num_nodes}: set it to 1 to grade on this "
+            "machine alone, or start on every node by torchrun or srun, as docs/scaling.md shows"
+        )
+    _check_machine(settings, otherwise="")
 
 
 def _ranges(ranges: Mapping[str, tuple[int, int]]) -> str:
@@ -233,9 +239,14 @@ def _check_strategy(settings: Settings) -> None:
             f"strategy={strategy} would do nothing on one device; use strategy=single, or hardware "
             "with several"
         )
+    if settings.strategy.shards_weights and num_ranks > 1 and not settings.decoding.constrained:
+        raise ValueError(
+            f"strategy={strategy} needs ranks that compute in step, but with decoding.constrained="
+            "false each writes answers of its own length in validation; leave that to evaluate.py"
+        )
 
 
-def _check_machine(settings: Settings) -> None:
+def _check_machine(settings: Settings, *, otherwise: str) -> None:
     hardware, choice = settings.hardware, settings.choices["hardware"]
     if hardware.accelerator == "cuda":
         import torch  # slow to import, and only needed here
@@ -244,11 +255,10 @@ def _check_machine(settings: Settings) -> None:
         if not found:
             raise ValueError(
                 f"hardware={choice} needs a CUDA device, but PyTorch finds none here; use "
-                "hardware=cpu, or only plan the run with check_only=true"
+                f"hardware=cpu{otherwise}"
             )
         if found < hardware.devices:
             raise ValueError(
                 f"hardware={choice} has {hardware.devices} devices a node, but PyTorch finds "
-                f"{found} here; set hardware.devices={found}, or only plan the run with "
-                "check_only=true"
+                f"{found} here; set hardware.devices={found}{otherwise}"
             )

@@ -1,47 +1,39 @@
-"""Grades -> the lines of a .jsonl file, each written as its essay is graded; and back.
+"""The file of grades that a command writes: its lines, what stays of them, and their order.
 
 A second start goes on where the first stopped. What stands in the file and was made under the
 same settings from the same essay is kept. Taken out, and so done again, are errors (the cause may
 have been mended; essays that fail again get their line again) and essays that have changed since.
-Their new lines stand at the end: the order of lines is that of grading, not that of the input. A
-last line that a kill cut short goes. Two commands at once cannot write one file.
+A last line that a kill cut short goes. Lines come in the order of grading and are put in that of
+the input at the end. Two commands at once cannot write one file.
+
+Of several ranks the first writes the file, and each other one a part beside it
+(``aes.grading.shares``). The lines of parts go into the file at the end, or, if a kill left any,
+when the next command takes the file over.
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 from aes.files import write_atomically
-from aes.records import Grade
+from aes.grading.shares import find_parts, remove_parts
+from aes.report.prediction_lines import Line, LineWriter, Provenance, encode, parse, read_lines
 
 LINES_SUFFIX, WORKBOOK_SUFFIX = ".jsonl", ".xlsx"
 
-# Valid within JSON, but line ends to some readers.
-_LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
-_REQUIRED = frozenset({"id", "scores", "total_score", "error", "model", "adapter", "settings"})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Provenance:
-    """What made a grade.
-
-    Attributes:
-        model: The base model, by name.
-        adapter: Digest of the adapter; empty without one.
-        settings: Digest of all else that a grade depends on: rubric, prompt, page, decoding.
-    """
-
-    model: str
-    adapter: str
-    settings: str
+__all__ = [
+    "LINES_SUFFIX",
+    "WORKBOOK_SUFFIX",
+    "PredictionWriter",
+    "Provenance",
+    "journal_path",
+    "read_predictions",
+    "require_output",
+]
 
 
 def journal_path(output: Path) -> Path:
@@ -89,8 +81,8 @@ def require_output(output: Path, *, input: Path) -> None:
             ) from error
 
 
-class PredictionWriter:
-    """Appends lines to a file.
+class PredictionWriter(LineWriter):
+    """Appends lines to the file of a command; no other one may write it meanwhile.
 
     Args:
         path: The .jsonl file; made if it is not there.
@@ -107,28 +99,23 @@ class PredictionWriter:
     def __init__(
         self, path: Path, *, provenance: Provenance, digests: Mapping[str, str] | None = None
     ) -> None:
-        self.path = path
-        self.provenance = provenance
-        self.digests = dict(digests or {})
-        lines = self._take_over() if path.exists() else []
+        super().__init__(path, provenance=provenance, digests=digests)
+        lines: list[Line] = []
+        if path.exists():
+            with self._lock():
+                lines = self._take_over()
+        remove_parts(path)  # what is left belongs to a file that was removed
         self.done = frozenset(str(line["id"]) for line in lines)
         self._num_bytes = path.stat().st_size if path.exists() else 0
-        self._file: BinaryIO | None = None
+        self._is_new = False
 
-    def __enter__(self) -> PredictionWriter:
+    def __enter__(self) -> Self:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("ab")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until it is closed
-            is_ours = self._file.tell() == self._num_bytes
-        except OSError:
-            is_ours = False
-        if not is_ours:
+        self._is_new = not self.path.exists()
+        self._file = self._lock()
+        if self._file.tell() != self._num_bytes:
             self._file.close()
-            raise ValueError(
-                f"another command writes {self.path}: start again when it has ended, or choose "
-                "another output."
-            )
+            raise self._is_taken()
         return self
 
     def __exit__(
@@ -137,134 +124,77 @@ class PredictionWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        assert self._file is not None
-        self._file.close()
-        self._file = None
+        if error is not None and self._is_new and not self.path.stat().st_size:
+            self.path.unlink()  # nothing came of it
+        super().__exit__(kind, error, trace)
 
-    def write_grade(
-        self, grade: Grade, *, seconds: float | None = None, warnings: Sequence[str] = ()
-    ) -> None:
-        """Append a grade; one whose answer could not be read is an error with its ``raw`` text.
+    def settle(self, order: Sequence[str], others: Iterable[Line] = ()) -> None:
+        """Put the file in order; the last thing to be done with it.
 
         Args:
-            seconds: Since the line before, so that the first essay of a batch carries all of the
-                batch's time; ``None``: not known.
-            warnings: What was mended in the essay.
+            order: Ids as the input has them; lines of other essays come after them.
+            others: Lines that other ranks wrote in their parts.
         """
-        self._append(grade, error=grade.parse_error, seconds=seconds, warnings=warnings)
-
-    def write_error(self, id: str, error: str, *, warnings: Sequence[str] = ()) -> None:
-        """Append an essay that could not be graded."""
-        self._append(Grade(id=id), error=error, seconds=None, warnings=warnings)
-
-    def _append(
-        self, grade: Grade, *, error: str, seconds: float | None, warnings: Sequence[str]
-    ) -> None:
         assert self._file is not None, "a writer is used within its with statement"
-        line = _line_of(grade, error) | {
-            "warnings": list(warnings),
-            "time": datetime.now(UTC).isoformat(timespec="seconds"),
-            "seconds": _number(seconds, 3),
-            "model": self.provenance.model,
-            "adapter": self.provenance.adapter,
-            "settings": self.provenance.settings,
-            "essay": self.digests.get(grade.id, ""),
-        }
-        try:
-            self._file.write(_encode(line))
-            self._file.flush()
-        except OSError as reason:
-            raise ValueError(
-                f"{self.path} cannot be written any more ({reason.strerror}): make room and start "
-                "again, it goes on from there."
-            ) from reason
-
-    def _take_over(self) -> list[dict[str, Any]]:
-        """The lines that stay; what does not is taken out of the file."""
         content = self.path.read_bytes()
-        lines = _parse(content, self.path)
+        places = {id: place for place, id in enumerate(order)}
+        lines = [*parse(content, self.path), *others]
+        lines.sort(key=lambda line: places.get(str(line["id"]), len(places)))
+        settled = b"".join(map(encode, lines))
+        if settled != content:
+            write_atomically(self.path, settled)
+
+    def _lock(self) -> BinaryIO:
+        """The file, open at its end and ours until it is closed."""
+        file = self.path.open("ab")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.close()
+            raise self._is_taken() from error
+        return file
+
+    def _is_taken(self) -> ValueError:
+        return ValueError(
+            f"another command writes {self.path}: start again when it has ended, or choose "
+            "another output."
+        )
+
+    def _take_over(self) -> list[Line]:
+        """The lines that stay, those of parts included; what does not is taken out of the file."""
+        content = self.path.read_bytes()
+        found = self._ours(parse(content, self.path), self.path)
+        parts = find_parts(self.path)
+        for part in parts:
+            found += self._ours(read_lines(part), part)
+        # A kill may have come between the lines' way into the file and the end of their part.
+        stay = {str(line["id"]): line for line in reversed(found) if self._stays(line)}
+        kept = list(reversed(stay.values()))
+        rest = b"".join(map(encode, kept))
+        if rest != content:
+            write_atomically(self.path, rest)
+        remove_parts(self.path)
+        return kept
+
+    def _ours(self, lines: list[Line], path: Path) -> list[Line]:
         for number, line in enumerate(lines, start=1):
             for key in ("model", "adapter", "settings"):
                 if line[key] != getattr(self.provenance, key):
                     raise ValueError(
-                        f"{self.path}, line {number}, was graded with another model, adapter or "
+                        f"{path}, line {number}, was graded with another model, adapter or "
                         f"settings (its {key} differs): remove the file or choose another output."
                     )
-        kept = [line for line in lines if not line["error"] and not self._has_changed(line)]
-        rest = b"".join(map(_encode, kept))
-        if rest != content:
-            write_atomically(self.path, rest)
-        return kept
+        return lines
 
-    def _has_changed(self, line: Mapping[str, Any]) -> bool:
+    def _stays(self, line: Mapping[str, Any]) -> bool:
         now = self.digests.get(str(line["id"]))
-        return now is not None and now != line.get("essay")
+        return not line["error"] and (now is None or now == line.get("essay"))
 
 
-def read_predictions(path: Path) -> list[dict[str, Any]]:
+def read_predictions(path: Path) -> list[Line]:
     """The lines of a file, as plain values.
 
     Raises:
         ValueError: If it holds anything else.
     """
-    return _parse(path.read_bytes(), path)
-
-
-def _parse(content: bytes, path: Path) -> list[dict[str, Any]]:
-    """The whole lines; one that was cut short is left out."""
-    *whole, torn = content.split(b"\n")
-    # A file of one line without an end may be anybody's, and must not be taken for a torn one.
-    is_ours = bool(whole) or not torn or (torn.startswith(b'{"id": ') and not _is_json(torn))
-    lines = []
-    for number, raw in enumerate(whole if is_ours else [torn], start=1):
-        try:
-            line = json.loads(raw)
-        except (ValueError, RecursionError):
-            line = None
-        if not isinstance(line, dict) or not line.keys() >= _REQUIRED:
-            raise ValueError(
-                f"{path}, line {number}, is no grade as this program writes it: remove the file or "
-                "choose another output."
-            )
-        lines.append(line)
-    return lines
-
-
-def _is_json(raw: bytes) -> bool:
-    try:
-        json.loads(raw)
-    except (ValueError, RecursionError):
-        return False
-    return True
-
-
-def _line_of(grade: Grade, error: str) -> dict[str, Any]:
-    """What is known of the grade; null for what is not."""
-    line = {
-        "id": grade.id,
-        "scores": dict(grade.scores),
-        "total_score": _number(grade.total, 2),
-        "subtotal": _number(grade.subtotal, 2),
-        "expected_subtotal": _number(grade.expected_subtotal, 4),
-        "uncertainty": _number(grade.uncertainty, 4),
-        "deductions": [
-            {"code": item.code, "points": _number(item.points, 2), "reason": item.reason}
-            for item in grade.deductions
-        ],
-        "feedback": grade.feedback,
-        "error": error or None,
-    }
-    return line | ({"raw": grade.raw} if grade.parse_error else {})
-
-
-def _number(value: float | None, digits: int) -> float | None:
-    """Rounded, whole where it is, null where it is not known."""
-    if value is None or not math.isfinite(value):
-        return None
-    return int(value) if value == int(value) else round(value, digits)
-
-
-def _encode(line: Mapping[str, Any]) -> bytes:
-    text = json.dumps(line, ensure_ascii=False, allow_nan=False).translate(_LINE_ENDS)
-    # Half of a surrogate pair has no UTF-8, but its escape is valid JSON.
-    return text.encode("utf-8", "backslashreplace") + b"\n"
+    return read_lines(path)

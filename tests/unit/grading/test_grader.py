@@ -14,7 +14,7 @@ import pytest
 
 from aes.grading import Grader, read_answer
 from aes.grading.calibration import Calibration, Curve
-from aes.grading.journal import Journal
+from aes.grading.journal import Journal, write_lines
 from aes.metrics.grades import AgreementMetrics
 from aes.prompt.build import ExampleBuilder
 from aes.records import Answer, Essay, Example, Marked
@@ -65,7 +65,8 @@ def test_what_is_not_known_is_no_certainty(
         assert math.isnan(grade.uncertainty)
         facts: Any = {"source": "x", "group": "", "num_chars": 1, "gold": {}, "gold_text": ""}
         path = tmp_path / f"{used is None}.jsonl"
-        Journal(path, {}, fresh=False).keep([Marked(id="x", grade=grade, **facts)])
+        Journal(path, {}, fresh=False)
+        write_lines(path, [Marked(id="x", grade=grade, **facts)])
         (line,) = path.read_text().splitlines()
         assert "NaN" not in line
         assert json.loads(line)["uncertainty"] is None

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from aes.records import Deduction, Grade
+from aes.report.prediction_lines import LineWriter
 from aes.report.predictions import (
     PredictionWriter,
     Provenance,
@@ -187,10 +188,93 @@ def test_a_full_disk_is_told(tmp_path: Path) -> None:
         pytest.skip("this system has no /dev/full")
     writer = PredictionWriter(tmp_path / "out.jsonl", provenance=OURS)
     with writer, full.open("wb", buffering=0) as file:
-        own, writer._file = writer._file, file  # type: ignore[assignment]
+        own, writer._file = writer._file, file
         with pytest.raises(ValueError, match="make room and start again"):
             writer.write_grade(grade("e1"))
         writer._file = own
+
+
+# Several ranks
+
+
+def write_part(path: Path, *ids: str, provenance: Provenance = OURS) -> Path:
+    part = path.with_name(f".{path.name}.rank1")
+    with LineWriter(part, provenance=provenance) as writer:
+        for id in ids:
+            writer.write_grade(grade(id))
+        writer.write_error("bad", "why")
+    return part
+
+
+def test_lines_of_other_ranks_are_put_in_the_order_of_the_input(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    write(path, "of another input", "c")
+    with PredictionWriter(path, provenance=OURS) as writer:
+        writer.write_grade(grade("d"))
+        writer.write_grade(grade("a"))
+        others = read_predictions(write_part(path, "b"))
+        writer.settle(["a", "b", "bad", "c", "d"], others)
+    assert ids_of(path) == ["a", "b", "bad", "c", "d", "of another input"]
+    assert read_predictions(path)[1:3] == others
+
+
+def test_a_file_in_order_is_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    write(path, "a", "b")
+    before = path.stat()
+    with PredictionWriter(path, provenance=OURS) as writer:
+        writer.settle(["a", "b"])
+    assert path.stat().st_ino == before.st_ino
+
+
+@pytest.mark.parametrize("is_in_file", [True, False])
+def test_lines_that_a_kill_left_in_a_part_count_once(tmp_path: Path, is_in_file: bool) -> None:
+    path = tmp_path / "out.jsonl"
+    write(path, "a", *["b"] * is_in_file)
+    part = write_part(path, "b", "c", "d")
+    whole = part.read_bytes().splitlines(keepends=True)
+    part.write_bytes(b"".join(whole[:-1]) + whole[-1][:9])
+    assert PredictionWriter(path, provenance=OURS).done == {"a", "b", "c", "d"}
+    assert ids_of(path) == ["a", "b", "c", "d"]
+    assert not part.exists()
+
+
+def test_a_part_of_a_command_that_still_writes_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    with PredictionWriter(path, provenance=OURS):
+        part = write_part(path, "b")
+        with pytest.raises(ValueError, match="another command writes"):
+            PredictionWriter(path, provenance=OURS)
+        assert part.exists()
+
+
+def test_a_part_of_a_file_that_was_removed_does_not_come_back(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    part = write_part(path, "b")
+    assert not PredictionWriter(path, provenance=OURS).done
+    assert not part.exists() and not path.exists()
+
+
+def test_a_part_of_other_settings_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    path.touch()
+    part = write_part(path, "b", provenance=Provenance(model="nano", adapter="a1", settings="s2"))
+    with pytest.raises(ValueError, match=r"rank1, line 1, .*its settings differs"):
+        PredictionWriter(path, provenance=OURS)
+    assert part.exists()
+
+
+def test_a_new_file_that_nothing_came_of_goes(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    for num_lines in (0, 1):
+        with (
+            pytest.raises(ValueError, match="no weights"),
+            PredictionWriter(path, provenance=OURS) as writer,
+        ):
+            for _ in range(num_lines):
+                writer.write_grade(grade("a"))
+            raise ValueError("no weights")
+        assert path.exists() == bool(num_lines)
 
 
 # The file that was asked for
