@@ -97,7 +97,7 @@ class Ranks:
 
 def _take_meeting_point_from_slurm() -> None:
     """The first node of the job, and a port that its number decides."""
-    from lightning.fabric.plugins.environments import SLURMEnvironment
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
     slurm = SLURMEnvironment()
     os.environ["MASTER_ADDR"] = slurm.main_address

@@ -182,7 +182,7 @@ def _explain(rank: int, status: int, errors: Path) -> int:
     cause = ", which is what happens when memory runs out" if -status == signal.SIGKILL else ""
     sys.stderr.write(
         f"Error: rank {rank} was ended by {name}{cause}; the other ranks were stopped, and the "
-        "same command with resume=auto goes on from the last checkpoint\n"
+        "same command goes on from what is saved, a training with resume=auto\n"
     )
     return STATUS_FAILED
 
