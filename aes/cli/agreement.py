@@ -20,7 +20,7 @@ T = TypeVar("T")
 _MAY_DIFFER = ("paths", "run_dir", "check_only")
 """Keys that each node may have its own values for."""
 
-_LIBRARIES = ("torch", "transformers", "peft", "lightning", "deepspeed", "aes")
+_LIBRARIES = ("torch", "transformers", "peft", "lightning", "deepspeed")
 
 
 def require_same_settings(ranks: Ranks, settings: Settings) -> None:

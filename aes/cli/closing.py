@@ -41,7 +41,7 @@ def finish(
         "ranges": settings.rubric.ranges,
         "asks_feedback": any(example.asks_feedback for example in samples.train.examples()),
     }
-    save_trained(model, run_dir, base=base, grading=grading)
+    save_trained(model, run_dir, base=base, grading=grading, ranks=ranks)
     if not ranks.is_first:
         return
     plot_training_loss(run_dir / "metrics.jsonl", run_dir / "training_loss.png")

@@ -17,6 +17,7 @@ from aes.cli.errors import nearest, one_line
 from aes.hardware import accumulation_steps
 from aes.model import LoraSpec
 from aes.ranks import find_ranks
+from aes.training.requirements import check_strategy_requirements, require_possible
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -157,6 +158,7 @@ def check_combination(settings: Settings) -> None:
     _check_monitor(settings)
     if not settings.check_only:
         _check_machine(settings, otherwise=", or only plan the run with check_only=true")
+        check_strategy_requirements(settings.strategy, hardware)
 
 
 _WITHOUT_EFFECT = ("adapter", "callbacks", "loss", "optim", "strategy", "trainer")
@@ -244,6 +246,7 @@ def _check_strategy(settings: Settings) -> None:
             f"strategy={strategy} needs ranks that compute in step, but with decoding.constrained="
             "false each writes answers of its own length in validation; leave that to evaluate.py"
         )
+    require_possible(settings.strategy, settings.adapter)
 
 
 def _check_machine(settings: Settings, *, otherwise: str) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import signal
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from aes.data.collate import Collator
 from aes.data.dataset import PageDataset
 from aes.data.prepare import Prepared
 from aes.data.processor import Processor
-from aes.data.sampler import StepSampler
+from aes.data.sampler import Pick, StepSampler
 from aes.page import PageRenderer
 from aes.records import Example
 
@@ -36,6 +37,35 @@ def deal(examples: Sequence[Example], *, rank: int, num_ranks: int) -> list[Deal
     num = -(-len(examples) // num_ranks)
     own = [Dealt(example, True) for example in examples[rank::num_ranks]]
     return own + [Dealt(example, False) for example in examples[: num - len(own)]]
+
+
+class ResumableLoader(DataLoader[Any]):
+    """A loader whose place is that of its sampler, which checkpoints keep.
+
+    Its processes live through signals that are meant for the run, and it draws nothing from the
+    generators that dropout draws from.
+    """
+
+    def __init__(self, dataset: Any, **options: Any) -> None:
+        super().__init__(
+            dataset,
+            generator=torch.Generator(),
+            worker_init_fn=_ignore_stop_signals,
+            **options,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing; that it is there tells Lightning that the loader can go on mid-epoch."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Nothing to do."""
+
+
+def _ignore_stop_signals(_: int) -> None:
+    """A scheduler's signal to the whole job must not take the pages from a run about to save."""
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class EssayDataModule(LightningDataModule):
@@ -86,15 +116,22 @@ class EssayDataModule(LightningDataModule):
             num_ranks=num_ranks,
         )
         self.rank, self.num_ranks = rank, num_ranks
+        self.collator = Collator(image_token=processor.image_token, pad_token=processor.pad_token)
+
+    def ids(self, picks: Sequence[Pick]) -> tuple[str, ...]:
+        """Of the samples that were picked for training."""
+        return tuple(str(self.train.rows[pick.index]["id"]) for pick in picks)
+
+    def redraw(self, picks: Sequence[Pick]) -> dict[str, torch.Tensor]:
+        """The training batch of these picks, as a loader's process makes it."""
+        return self.collator([self.dataset[pick] for pick in picks])
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Micro-batches in the sampler's order; pages are drawn in the workers."""
-        return DataLoader(
+        return ResumableLoader(
             self.dataset,
             batch_sampler=self.sampler,
-            collate_fn=Collator(
-                image_token=self.processor.image_token, pad_token=self.processor.pad_token
-            ),
+            collate_fn=self.collator,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=False,
@@ -102,8 +139,8 @@ class EssayDataModule(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Lists of dealt Examples; the Engine makes tensors of them itself."""
-        return DataLoader(
-            deal(self.val_examples, rank=self.rank, num_ranks=self.num_ranks),  # type: ignore[arg-type]
+        return ResumableLoader(
+            deal(self.val_examples, rank=self.rank, num_ranks=self.num_ranks),
             batch_size=self.decoding_batch_size,
             collate_fn=list,
         )

@@ -63,12 +63,20 @@ class StepSampler(Sampler[list[Pick]]):
         self.rank = rank
         self.num_ranks = num_ranks
         self.epoch = 0
+        self._resumed = (0, 0)
         # Lightning tells `batch_sampler.sampler` which epoch it is.
         self.sampler = self
 
     def set_epoch(self, epoch: int) -> None:
         """The epoch that the next iteration is for."""
         self.epoch = epoch
+
+    def resume_at(self, epoch: int, num_steps: int) -> None:
+        """Go on within ``epoch``, of which so many optimiser steps are done; others are whole.
+
+        Their examples are left out without being drawn.
+        """
+        self.epoch, self._resumed = epoch, (epoch, num_steps)
 
     def steps(self) -> list[np.ndarray]:
         """Indices of each optimiser step of this epoch; only the last may be smaller."""
@@ -88,16 +96,22 @@ class StepSampler(Sampler[list[Pick]]):
                 steps.append(chunk[:ragged])
         return steps
 
-    def __iter__(self) -> Iterator[list[Pick]]:
+    def micro_batches(self, step: np.ndarray) -> Iterator[list[Pick]]:
+        """This rank's share of an optimiser step."""
         per_pass = self.micro_batch_size * self.num_ranks
-        for step in self.steps():
-            total = int(self.num_supervised[step].sum())
-            for at in range(0, len(step), per_pass):
-                # Every n-th: neighbours are of like length, so ranks have alike much to do.
-                own = step[at : at + per_pass][self.rank :: self.num_ranks]
-                yield [Pick(int(i), total, False) for i in own] or [Pick(int(step[0]), total, True)]
+        total = int(self.num_supervised[step].sum())
+        for at in range(0, len(step), per_pass):
+            # Every n-th: neighbours are of like length, so ranks have alike much to do.
+            own = step[at : at + per_pass][self.rank :: self.num_ranks]
+            yield [Pick(int(i), total, False) for i in own] or [Pick(int(step[0]), total, True)]
+
+    def __iter__(self) -> Iterator[list[Pick]]:
+        resumed_epoch, num_done = self._resumed
+        for step in self.steps()[num_done if self.epoch == resumed_epoch else 0 :]:
+            yield from self.micro_batches(step)
 
     def __len__(self) -> int:
+        """Micro-batches of a whole epoch, whatever was done of it before."""
         full, ragged = divmod(len(self.lengths), self.global_batch_size)
         per_pass = self.micro_batch_size * self.num_ranks
         return full * -(-self.global_batch_size // per_pass) + -(-ragged // per_pass)

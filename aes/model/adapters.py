@@ -17,18 +17,22 @@ _VISION = r".*visual\..*(?:attn\.(?:qkv|proj)|linear_fc[12])"
 _FUSED_EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
 
 
-def add_adapter(model: Any, adapter: AdapterSpec) -> Any:
+def add_adapter(model: Any, adapter: AdapterSpec, *, seed: int = 0) -> Any:
     """Make ``model`` trainable as ``adapter`` says.
 
     With LoRA every other weight is frozen and a PEFT model comes back; its ``B`` matrices are
-    zero, so it answers as the model did. Trained weights are float32 whatever the base is.
+    zero, so it answers as the model did. Trained weights beside it are float32 whatever it is.
+
+    Args:
+        seed: Of the random ``A`` matrices.
 
     Raises:
         ValueError: If a set or module named by the adapter does not exist in the model.
     """
     if not isinstance(adapter, LoraSpec):
         model.requires_grad_(True)
-        return model.float() if model.device.type != "meta" else model
+        return model
+    import torch
     from peft import LoraConfig, get_peft_model
 
     experts = "experts" in adapter.targets
@@ -56,7 +60,9 @@ def add_adapter(model: Any, adapter: AdapterSpec) -> Any:
         bias="none",
         task_type="CAUSAL_LM",
     )
-    peft_model = get_peft_model(model, config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        peft_model = get_peft_model(model, config)
     for parameter in peft_model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()

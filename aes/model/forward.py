@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from aes.model.adapters import unwrap
+from aes.model.sharding import is_sharded
 
 
 def hidden_states(model: Any, batch: Mapping[str, Tensor], *, cache: Any = None) -> Tensor:
@@ -40,7 +41,24 @@ def hidden_states(model: Any, batch: Mapping[str, Tensor], *, cache: Any = None)
         use_cache=cache is not None,
     )
     states: Tensor = output.last_hidden_state
-    return states
+    return states if has_pages else states + _touch_vision(unwrap(model).model.visual)
+
+
+def _touch_vision(visual: Any) -> Tensor | float:
+    """Nothing, from a pass of the vision tower where it must not be left out.
+
+    Ranks that hold parts of it gather them together, and one with pages would wait forever for one
+    without. And what is trained in it must get a gradient, if only of 0, in every batch.
+    """
+    first = next(visual.parameters())
+    trains = torch.is_grad_enabled() and any(p.requires_grad for p in visual.parameters())
+    if not (trains or is_sharded(first)):
+        return 0.0
+    patches = torch.zeros(4, 1536, device=first.device)
+    output = visual(patches, grid_thw=torch.tensor([[1, 2, 2]], device=first.device))
+    found = torch.utils._pytree.tree_leaves(dict(output) if hasattr(output, "keys") else output)
+    sums = [0.0 * t.float().sum() for t in found if isinstance(t, Tensor)]
+    return torch.stack(sums).sum()
 
 
 def logits(model: Any, states: Tensor) -> Tensor:
@@ -61,6 +79,8 @@ def allowed_logits(model: Any, states: Tensor, allowed: Tensor) -> Tensor:
         ``[N, most]``.
     """
     head = unwrap(model).lm_head
+    if is_sharded(next(head.parameters())):  # its rows are not here; all ranks gather them
+        return logits(model, states).gather(1, allowed.clamp(min=0))
     if hasattr(head, "modules_to_save"):  # trained whole: PEFT keeps the copies by name
         is_off = head.disable_adapters
         head = head.original_module if is_off else head.modules_to_save[head.active_adapters[0]]

@@ -10,14 +10,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from aes.hardware import StrategySpec
 from aes.model.adapters import add_adapter
 from aes.model.config import build_config
 from aes.model.nano import nano_folder
-from aes.model.spec import AdapterSpec, ModelSpec
+from aes.model.spec import AdapterSpec, LoraSpec, ModelSpec
 from aes.model.vocabulary import vocabulary_folder
+from aes.model.weights_file import refuse_misfits
+from aes.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
+
+_SINGLE = StrategySpec(name="single")
 
 
 def model_folder(spec: ModelSpec, cache: Path) -> Path:
@@ -128,6 +133,8 @@ def load_model(
     accelerator: Literal["cpu", "cuda"],
     gradient_checkpointing: bool,
     seed: int,
+    strategy: StrategySpec = _SINGLE,
+    ranks: Ranks = ALONE,
 ) -> Any:
     """Load the checkpoint once, straight into its final dtype, and add the adapter.
 
@@ -136,6 +143,8 @@ def load_model(
         accelerator: Where the weights go, without a copy in host memory before.
         gradient_checkpointing: Keep only each layer's input and compute the rest again.
         seed: Seeds the adapter's random half.
+        strategy: Where it shards weights, this rank gets its part alone.
+        ranks: The connected ranks that load together.
 
     Returns:
         The transformers model, or the PEFT model around it.
@@ -148,13 +157,30 @@ def load_model(
     folder = model_folder(spec, cache)
     if spec.path is not None:  # another architecture is refused before anything is loaded
         read_config(replace(spec, path=str(folder)))
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    model = load_base(folder, dtype=dtype, device=accelerator)
+    # Where every weight is trained, every weight is float32.
+    frozen = isinstance(adapter, LoraSpec) and precision == "bf16"
+    dtype = torch.bfloat16 if frozen else torch.float32
+    if strategy.name == "fsdp2":
+        from aes.model.fsdp import load_fsdp
+
+        return load_fsdp(
+            folder,
+            adapter,
+            dtype=dtype,
+            accelerator=accelerator,
+            ranks=ranks,
+            gradient_checkpointing=gradient_checkpointing,
+            seed=seed,
+        )
+    if strategy.shards_weights:
+        from aes.model.zero import load_zero3
+
+        model = load_zero3(folder, strategy, dtype=dtype, accelerator=accelerator, ranks=ranks)
+    else:
+        model = load_base(folder, dtype=dtype, device=accelerator)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return add_adapter(model, adapter)
+    return add_adapter(model, adapter, seed=seed)
 
 
 def load_base(folder: Path, *, dtype: Any, device: str = "cpu") -> PreTrainedModel:
@@ -163,6 +189,7 @@ def load_base(folder: Path, *, dtype: Any, device: str = "cpu") -> PreTrainedMod
     Raises:
         ValueError: If weights are missing, left over or of other shapes, or a file is broken.
     """
+    import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText
 
@@ -171,7 +198,8 @@ def load_base(folder: Path, *, dtype: Any, device: str = "cpu") -> PreTrainedMod
             folder,
             dtype=dtype,
             attn_implementation="sdpa",
-            device_map=None if device == "cpu" else {"": device},
+            # By number: transformers loads in threads, whose current device is the first one.
+            device_map=None if device == "cpu" else {"": torch.cuda.current_device()},
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # so that they are reported below, in a sentence
         )
@@ -186,14 +214,7 @@ def load_base(folder: Path, *, dtype: Any, device: str = "cpu") -> PreTrainedMod
         )
         for kind in ("missing", "unexpected", "mismatched")
     }
-    if any(wrong.values()):
-        told = "; ".join(
-            f"{len(keys)} {kind} (such as {keys[0]})" for kind, keys in wrong.items() if keys
-        )
-        raise ValueError(
-            f"the checkpoint in {folder} does not fit its own config.json: {told} weights; "
-            "it is incomplete or of another model"
-        )
+    refuse_misfits(folder, wrong)
     return model
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +17,10 @@ from aes.model.config import build_config
 from aes.model.folders import build_folder
 from aes.model.spec import ModelSpec
 from aes.model.vocabulary import CHAT_TEMPLATE, SPECIAL_TOKENS, save_tokenizer
+from aes.model.weights_file import EXPERT_TENSORS
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-_EXPERT_TENSORS = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")
 
 
 def nano_folder(spec: ModelSpec, cache: Path) -> Path:
@@ -56,17 +56,20 @@ def build_nano(spec: ModelSpec, folder: Path) -> None:
     _save_image_processor(spec, folder)
 
 
-def save_hub_layout(model: Any, folder: Path) -> None:
+def save_hub_layout(model: Any, folder: Path, *, state: Mapping[str, Tensor] | None = None) -> None:
     """Write config and weights as the hub has them: expert matrices transposed.
 
-    ``save_pretrained`` leaves them as they are in memory, which sharded loading then misreads.
+    ``save_pretrained`` leaves them as they are in memory.
+
+    Args:
+        state: Its weights, where it holds only a part of them itself.
     """
     from safetensors.torch import save_file
 
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
     tensors: dict[str, Tensor] = {
-        name: (t.transpose(1, 2) if name.endswith(_EXPERT_TENSORS) else t).detach().contiguous()
-        for name, t in model.state_dict().items()
+        name: (t.transpose(1, 2) if name.endswith(EXPERT_TENSORS) else t).detach().contiguous()
+        for name, t in (model.state_dict() if state is None else state).items()
         if name not in tied
     }
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})

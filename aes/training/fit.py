@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
 
 from aes.data.datamodule import EssayDataModule
@@ -20,12 +18,18 @@ from aes.metrics.results import Agreement
 from aes.ranks import Ranks
 from aes.records import Marked
 from aes.report.samples import write_samples_html
+from aes.training.bad_steps import BadSteps
+from aes.training.checkpoint import Resumable
+from aes.training.checkpoint.callback import STATE_FILE, Checkpoints, RunFacts
+from aes.training.checkpoint.folder import clear_drafts
+from aes.training.loggers import log_final, wandb_id
 from aes.training.metrics_log import MetricsLog, write_metrics_json
 from aes.training.module import GraderModule
 from aes.training.progress import ProgressReport
 from aes.training.sample_table import log_samples, sample_rows
-from aes.training.strategies import build_strategy
 from aes.training.spec import CheckpointSpec, SampleTableSpec, TrainerSpec
+from aes.training.stopping import StopSignals
+from aes.training.strategies import build_strategy
 from aes.training.validation_log import ValidationLog, validation_metrics
 
 
@@ -57,58 +61,93 @@ def fit(
     logger: Logger | None,
     run_dir: Path,
     baselines: Mapping[str, float],
+    described: Mapping[str, Any],
+    start: Resumable | None,
 ) -> Fitted:
     """Train ``module`` on ``data``; checkpoints, logs and samples go into ``run_dir``.
 
     Args:
         baselines: Metrics of baselines on the same validation essays, logged once.
+        described: What decides the result, by name, for checkpoints to keep.
+        start: Checkpoint to go on from; ``None``: begin, whatever a crash left in ``run_dir``.
+
+    Raises:
+        ValueError: If a checkpoint cannot be written, or a step is bad and ``trainer.on_bad_loss``
+            says to stop.
+        SystemExit: With status 143 or 138 after SIGTERM or SIGUSR1, the step saved.
+        KeyboardInterrupt: After Ctrl-C, the step saved; at once after the second one.
     """
     log = MetricsLog(run_dir / "metrics.jsonl")
-    validation_log = ValidationLog(log)
-    progress = ProgressReport(
-        log,
-        every_n_steps=trainer.log_every_n_steps,
+    facts = RunFacts(
+        settings=dict(described),
+        strategy=strategy.name,
         total_steps=module.num_steps,
-        is_terminal=sys.stdout.isatty(),
+        max_steps=trainer.max_steps,
+        wandb_id=wandb_id(logger),
+        has_val=bool(data.val_examples),
     )
-    saves = _checkpoints(checkpoint, run_dir / "checkpoints", has_val=bool(data.val_examples))
-    lightning_trainer = Trainer(
-        accelerator=hardware.accelerator,
-        strategy=build_strategy(strategy, hardware, ranks=ranks),
-        devices=hardware.devices,
-        num_nodes=hardware.num_nodes,
-        use_distributed_sampler=False,  # ours deals to ranks
-        precision="32-true",  # dtypes and autocast are the module's own
-        max_epochs=trainer.max_epochs,
-        max_steps=trainer.max_steps or -1,
-        accumulate_grad_batches=module.accumulation,
-        gradient_clip_val=trainer.gradient_clip_norm,
-        check_val_every_n_epoch=trainer.val_every_n_epochs,
-        num_sanity_val_steps=0,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        log_every_n_steps=trainer.log_every_n_steps,
-        logger=logger or False,
-        default_root_dir=run_dir,
-        callbacks=[progress, validation_log, *saves],
-    )
-    if logger is not None and baselines:
-        logger.log_metrics(dict(baselines), step=0)
-    _fit(lightning_trainer, module, data)
-    last = run_dir / "checkpoints" / "last.ckpt"
-    # Whatever the settings, the end is kept.
-    lightning_trainer.save_checkpoint(last, weights_only=False)
-    # The last epoch may be none of every n-th, and max_steps may end a run within an epoch.
-    if data.val_examples and validation_log.validated_step != lightning_trainer.global_step:
-        lightning_trainer.validate(module, datamodule=data, verbose=False)
-        _keep_if_best(lightning_trainer, last, checkpoint.monitor)
-    _show_samples(module, data, sample_table, logger, run_dir)
+    with StopSignals() as signals:
+        progress = ProgressReport(
+            log,
+            every_n_steps=trainer.log_every_n_steps,
+            total_steps=module.num_steps,
+            is_terminal=sys.stdout.isatty(),
+            signals=signals,
+        )
+        bad_steps = BadSteps(
+            run_dir / "bad_batches",
+            policy=trainer.on_bad_loss,
+            ranks=ranks,
+            progress=progress,
+            checks_gradients=not strategy.uses_deepspeed,
+        )
+        checkpoints = Checkpoints(
+            run_dir / "checkpoints",
+            spec=checkpoint,
+            facts=facts,
+            ranks=ranks,
+            progress=progress,
+            signals=signals,
+            start=start,
+        )
+        if ranks.is_first:  # and here alone, as the checkpoints' folder has made sure
+            clear_drafts(run_dir)
+            if start is None:
+                log.rewind(0)
+        lightning_trainer = Trainer(
+            accelerator=hardware.accelerator,
+            strategy=build_strategy(strategy, hardware, ranks=ranks),
+            devices=hardware.devices,
+            num_nodes=hardware.num_nodes,
+            use_distributed_sampler=False,  # ours deals to ranks
+            precision="32-true",  # dtypes and autocast are the module's own
+            max_epochs=trainer.max_epochs,
+            accumulate_grad_batches=module.accumulation,
+            gradient_clip_val=trainer.gradient_clip_norm,
+            check_val_every_n_epoch=trainer.val_every_n_epochs,
+            num_sanity_val_steps=0,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=False,  # ours saves
+            log_every_n_steps=trainer.log_every_n_steps,
+            logger=logger or False,
+            default_root_dir=run_dir,
+            callbacks=[progress, bad_steps, ValidationLog(log), checkpoints],
+        )
+        if logger is not None and baselines and start is None:
+            logger.log_metrics(dict(baselines), step=0)
+        _fit(lightning_trainer, module, data, start)
+    _show_samples(module, data, sample_table, logger, run_dir, ranks)
     fitted = Fitted(
         metrics=validation_metrics(lightning_trainer),
         groups=_agreement_by_operation(module),
         num_steps=lightning_trainer.global_step,
     )
-    write_metrics_json(run_dir / "metrics.json", {**_all_metrics(fitted), **baselines})
+    if ranks.is_first:
+        skipped = {"train/skipped_steps": progress.skipped_steps} if progress.skipped_steps else {}
+        found = {**_all_metrics(fitted), **skipped, **baselines}
+        write_metrics_json(run_dir / "metrics.json", found)
+        log_final(logger, found)
     return fitted
 
 
@@ -118,38 +157,33 @@ def _show_samples(
     spec: SampleTableSpec,
     logger: Logger | None,
     run_dir: Path,
+    ranks: Ranks,
 ) -> None:
     """A few pages with gold and predicted answers, in the run and in W&B."""
     # Without validation essays the table shows some that were trained on.
     shown = data.val_examples or data.train.examples()
+    # On every rank, since none can compute alone where weights are sharded.
     rows = sample_rows(module.grader, shown, num_examples=spec.num_examples)
-    if rows:
+    if rows and ranks.is_first:
         write_samples_html(rows, run_dir / "samples.html")
         log_samples(logger, rows)
 
 
-def _fit(trainer: Trainer, module: GraderModule, data: EssayDataModule) -> None:
+def _fit(
+    trainer: Trainer, module: GraderModule, data: EssayDataModule, start: Resumable | None
+) -> None:
     """Fit; Ctrl-C comes out as what it is, and not as Lightning's bare exit."""
+    # Lightning's own handlers would leave in the middle of a step, and ask all ranks about it
+    # before each micro-batch.
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+    path = start.folder / STATE_FILE if start is not None else None
     try:
-        trainer.fit(module, datamodule=data)
+        trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
     except SystemExit as error:
-        if trainer.interrupted:
+        if trainer.interrupted and error.code == 1:
             raise KeyboardInterrupt from error
         raise
-
-
-def _keep_if_best(trainer: Trainer, last: Path, monitor: str) -> None:
-    """Name the last state the best too, if a validation after the last epoch says so."""
-    scores = [
-        float(callback.best_model_score)
-        for callback in trainer.checkpoint_callbacks
-        if isinstance(callback, ModelCheckpoint) and callback.best_model_score is not None
-    ]
-    score = validation_metrics(trainer)[monitor]
-    if not scores or score > max(scores):
-        aside = last.with_name(".best.ckpt")
-        shutil.copyfile(last, aside)
-        aside.replace(last.with_name("best.ckpt"))
 
 
 def _all_metrics(fitted: Fitted) -> dict[str, float]:
@@ -176,28 +210,3 @@ def _agreement_by_operation(module: GraderModule) -> dict[str, Agreement]:
         for example, grade in module.graded
     ]
     return by_group(marked, rubric=module.grader.rubric, threshold=None, num_resamples=0, seed=0)
-
-
-def _checkpoints(spec: CheckpointSpec, folder: Path, *, has_val: bool) -> list[Callback]:
-    """Saves of the last state, by steps and by epochs, and of the best one."""
-    last: dict[str, Any] = {"dirpath": folder, "save_top_k": 1, "enable_version_counter": False}
-    found: list[Callback] = []
-    if spec.every_n_train_steps is not None:
-        found.append(
-            ModelCheckpoint(filename="last", every_n_train_steps=spec.every_n_train_steps, **last)
-        )
-    if spec.save_each_epoch:
-        found.append(
-            ModelCheckpoint(filename="last", every_n_epochs=1, save_on_train_epoch_end=True, **last)
-        )
-    if has_val:
-        found.append(
-            ModelCheckpoint(
-                filename="best",
-                monitor=spec.monitor,
-                mode="max",
-                save_on_train_epoch_end=False,
-                **last,
-            )
-        )
-    return found

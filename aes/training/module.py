@@ -17,6 +17,7 @@ from aes.grading import Grader
 from aes.metrics.grades import AgreementMetrics, validation_names
 from aes.model.adapters import trainable_lora_b
 from aes.model.forward import autocast
+from aes.model.sharding import full_tensor
 from aes.ranks import ALONE, Ranks
 from aes.records import Example, Grade
 from aes.training.loss import summed_loss
@@ -68,9 +69,14 @@ class GraderModule(LightningModule):
         self._loss_of_step = torch.zeros(())
         self._tokens_of_step = 0
 
-    def on_fit_start(self) -> None:
+    def configure_model(self) -> None:
+        """Nothing to do: a model that is sharded is so since it was loaded."""
+
+    def on_train_start(self) -> None:
         """The adapter must not change the base's answers before the first step."""
-        assert all(not b.any() for b in trainable_lora_b(self.model)), "lora_B is not zero"
+        if self.trainer.global_step == 0:
+            for b in trainable_lora_b(self.model):
+                assert not full_tensor(b).any(), "lora_B is not zero"
 
     def on_train_epoch_start(self) -> None:
         """Dropout acts in training only."""
@@ -89,11 +95,11 @@ class GraderModule(LightningModule):
         # Strategies divide by accumulation and ranks, but the share is already of the whole batch.
         return share * self.accumulation * self.ranks.num_ranks
 
-    def step_report(self) -> StepReport:
-        """Loss and tokens of the optimiser step just done."""
-        shares = self.ranks.gather((float(self._loss_of_step), self._tokens_of_step))
-        losses, tokens = zip(*shares, strict=True)
-        report = StepReport(loss=sum(losses), num_tokens=sum(tokens))
+    def step_report(self, *, stop_signal: int) -> StepReport:
+        """Loss and tokens of the optimiser step about to be done, in one exchange of all ranks."""
+        shares = self.ranks.gather((float(self._loss_of_step), self._tokens_of_step, stop_signal))
+        losses, tokens, signals = zip(*shares, strict=True)
+        report = StepReport(loss=sum(losses), num_tokens=sum(tokens), stop_signal=max(signals))
         self._loss_of_step = torch.zeros(())
         self._tokens_of_step = 0
         return report
@@ -118,7 +124,9 @@ class GraderModule(LightningModule):
         """Gather the grades of all ranks; make the metrics known to callbacks and loggers."""
         self.graded = [pair for part in self.ranks.gather(self.graded) for pair in part]
         found = self.agreement.compute()
-        self.log_dict({f"val/{name}": found[name] for name in validation_names(found)})
+        # Loggers get them from ValidationLog, with the step that they belong to.
+        values = {f"val/{name}": found[name] for name in validation_names(found)}
+        self.log_dict(values, logger=False)
 
     def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]
         """AdamW, its rate changed after every optimiser step."""

@@ -20,6 +20,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from aes.report.progress_bar import ProgressBar, StepLine
 from aes.training.metrics_log import MetricsLog
+from aes.training.stopping import StopSignals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,17 +30,23 @@ class StepReport:
     Attributes:
         loss: Mean over the supervised tokens of the global batch, in nats.
         num_tokens: All tokens of the global batch, prompt and image included.
+        stop_signal: Number of a signal that asks one of the ranks to stop; 0: none does.
     """
 
     loss: float
     num_tokens: int
+    stop_signal: int = 0
 
 
 class ReportsSteps(Protocol):
     """A module that ``ProgressReport`` can measure."""
 
-    def step_report(self) -> StepReport:
-        """The optimiser step just done; called once for each, on every rank."""
+    def step_report(self, *, stop_signal: int) -> StepReport:
+        """The optimiser step about to be done; called once for each, on every rank.
+
+        Args:
+            stop_signal: That of this rank, for the report to hold the highest of all.
+        """
         ...
 
 
@@ -48,10 +55,22 @@ class ProgressReport(Callback):
 
     It travels in checkpoints: a resumed run cuts ``metrics.jsonl`` back to the checkpoint and goes
     on counting its time, while speed and remaining time are measured anew.
+
+    Attributes:
+        report: Of the optimiser step that is about to be done or was done last.
+        skipped_steps: Steps whose gradients were left out, by whoever left them out.
     """
 
+    report: StepReport
+
     def __init__(
-        self, log: MetricsLog, *, every_n_steps: int, total_steps: int, is_terminal: bool
+        self,
+        log: MetricsLog,
+        *,
+        every_n_steps: int,
+        total_steps: int,
+        is_terminal: bool,
+        signals: StopSignals,
     ) -> None:
         """Prepare, without output.
 
@@ -60,8 +79,11 @@ class ProgressReport(Callback):
             every_n_steps: Optimiser steps between two lines, at least 1.
             total_steps: Optimiser steps of the whole run, for the remaining time.
             is_terminal: Whether to draw a bar instead of plain lines.
+            signals: Knows whether this rank is asked to stop.
         """
+        self.skipped_steps = 0
         self._log = log
+        self._signals = signals
         self._every_n_steps = every_n_steps
         self._total_steps = total_steps
         self._is_terminal = is_terminal
@@ -93,6 +115,13 @@ class ProgressReport(Callback):
         """Note the learning rate before the schedule moves it on behind the step."""
         self._lr = float(trainer.optimizers[0].param_groups[0]["lr"])
 
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Any
+    ) -> None:
+        """Ask for the step's report, on every rank, since the module may have to sum over them."""
+        module = cast(ReportsSteps, pl_module)
+        self.report = module.step_report(stop_signal=self._signals.received)
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -101,9 +130,7 @@ class ProgressReport(Callback):
         if step == self._seen_step:
             return
         self._seen_step, self._seen_epoch = step, trainer.current_epoch + 1
-        # On every rank, since the module may have to sum over them.
-        self._report = cast(ReportsSteps, pl_module).step_report()
-        self._window_tokens += self._report.num_tokens
+        self._window_tokens += self.report.num_tokens
         if self._bar is not None:
             self._bar.advance(step, self._seen_epoch)
         if step in (1, self._total_steps) or step % self._every_n_steps == 0:
@@ -141,11 +168,13 @@ class ProgressReport(Callback):
         return {
             "elapsed_s": time.perf_counter() - self._started_s,
             "log_bytes": self._log.flush(),
+            "skipped_steps": self.skipped_steps,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Remember what a checkpoint kept; acted upon when training starts."""
         self._resumed = state_dict
+        self.skipped_steps = state_dict["skipped_steps"]
 
     def _write(self, trainer: Trainer, device: torch.device) -> None:
         """Show and log the step just done, and begin a new window for tokens per second."""
@@ -156,6 +185,8 @@ class ProgressReport(Callback):
         if self._bar is None:
             return
         values = asdict(line)
+        if self.skipped_steps:
+            values["skipped_steps"] = self.skipped_steps
         self._log.log(values)
         self._bar.show(line)
         step = values.pop("step")
@@ -168,7 +199,7 @@ class ProgressReport(Callback):
         return StepLine(
             step=step,
             epoch=self._seen_epoch,
-            loss=self._report.loss,
+            loss=self.report.loss,
             lr=self._lr,
             tokens_per_s=self._window_tokens / (now_s - self._window_started_s),
             elapsed_s=now_s - self._started_s,

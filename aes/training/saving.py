@@ -13,13 +13,23 @@ from pathlib import Path
 from typing import Any
 
 from aes.model.nano import save_hub_layout
+from aes.model.sharding import trained_state_dict
 from aes.model.trained import ADAPTER_FOLDER, GRADING_FILE, MODEL_FOLDER
+from aes.ranks import ALONE, Ranks
 
 
-def save_trained(model: Any, run_dir: Path, *, base: str, grading: Mapping[str, Any]) -> Path:
+def save_trained(
+    model: Any,
+    run_dir: Path,
+    *,
+    base: str,
+    grading: Mapping[str, Any],
+    ranks: Ranks = ALONE,
+) -> Path:
     """Write ``adapter/`` (PEFT model) or ``model/`` (whole model) into ``run_dir``.
 
     Args:
+        model: Its shards are gathered, so all ranks must call this together; the first writes.
         base: Name or folder of the base model, kept in the adapter's config.
         grading: What whoever grades with it must know, kept with the weights: page settings,
             ranges of the traits, whether it was trained on comments.
@@ -29,16 +39,19 @@ def save_trained(model: Any, run_dir: Path, *, base: str, grading: Mapping[str, 
     """
     has_adapter = hasattr(model, "peft_config")
     final = run_dir / (ADAPTER_FOLDER if has_adapter else MODEL_FOLDER)
+    state = trained_state_dict(model, keep=ranks.is_first)
+    if not ranks.is_first:
+        return final
     aside = Path(tempfile.mkdtemp(prefix=".saving-", dir=run_dir))
     try:
         if has_adapter:
             for config in model.peft_config.values():
                 config.base_model_name_or_path = base
             # Embeddings are frozen; without the word, PEFT would look them up on the hub.
-            model.save_pretrained(aside, save_embedding_layers=False)
+            model.save_pretrained(aside, save_embedding_layers=False, state_dict=state)
             (aside / "README.md").unlink(missing_ok=True)  # a template without content
         else:
-            save_hub_layout(model, aside)
+            save_hub_layout(model, aside, state=state)
         facts = json.dumps(grading, indent=2, default=str, ensure_ascii=False)
         (aside / GRADING_FILE).write_text(facts, encoding="utf-8")
         aside.chmod(0o755)

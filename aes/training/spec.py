@@ -100,6 +100,9 @@ class TrainerSpec:
         gradient_clip_norm: Gradients are scaled down to this norm; ``None``: never.
         log_every_n_steps: Optimiser steps between two lines of ``metrics.jsonl``.
         val_every_n_epochs: Validation comes after every so many epochs, and after the last.
+        on_bad_loss: What to do with a step whose loss or gradient is infinite or not a number.
+            ``stop``: end the run. ``skip``: leave its gradients out, count it, and go on. Either
+            writes the batch out.
     """
 
     max_epochs: Annotated[int, Field(ge=1)]
@@ -108,20 +111,24 @@ class TrainerSpec:
     gradient_clip_norm: Annotated[float, Field(gt=0)] | None
     log_every_n_steps: Annotated[int, Field(ge=1)]
     val_every_n_epochs: Annotated[int, Field(ge=1)]
+    on_bad_loss: Literal["stop", "skip"]
 
 
 @dataclass(frozen=True, kw_only=True, config=_SCHEMA)
 class CheckpointSpec:
-    """When to save.
+    """When to save, besides before each validation, at the end, and when asked to stop.
 
     Attributes:
         every_n_train_steps: Optimiser steps between two saves; ``None``: not by steps.
         save_each_epoch: Save after each epoch too.
+        keep_last: Newest checkpoints to keep, besides the best one; the second newest is there for
+            the day when the newest cannot be read.
         monitor: Validation metric that decides which checkpoint is best; higher is better.
     """
 
     every_n_train_steps: Annotated[int, Field(ge=1)] | None
     save_each_epoch: bool
+    keep_last: Annotated[int, Field(ge=1)]
     monitor: str
 
 
@@ -137,8 +144,10 @@ class WandbSpec:
     """Weights & Biases; ``offline`` writes into the run folder and sends nothing."""
 
     project: str
+    entity: str | None
     name: str | None
     group: str | None
+    tags: tuple[str, ...]
     mode: Literal["offline", "online"]
 
 

@@ -10,7 +10,7 @@ from aes.training.metrics_log import MetricsLog
 
 
 class ValidationLog(Callback):
-    """Writes validation metrics; remembers the step that they belong to.
+    """Writes validation metrics.
 
     Args:
         log: The run's log.
@@ -18,20 +18,16 @@ class ValidationLog(Callback):
 
     def __init__(self, log: MetricsLog) -> None:
         self._log = log
-        self.validated_step = -1
-        self._epoch = 0
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the epoch, which Lightning has moved on when a closing validation asks for it."""
-        self._epoch = trainer.current_epoch + 1
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write one line."""
-        self.validated_step = trainer.global_step
         if not trainer.is_global_zero:
             return
-        place = {"step": trainer.global_step, "epoch": self._epoch}
-        self._log.log(place | validation_metrics(trainer))
+        metrics = validation_metrics(trainer)
+        place = {"step": trainer.global_step, "epoch": trainer.current_epoch + 1}
+        self._log.log(place | metrics)
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=trainer.global_step)
 
 
 def validation_metrics(trainer: Trainer) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import struct
@@ -268,7 +269,7 @@ def test_a_gpu_that_is_not_there(refused: Refused) -> None:
 
 
 def test_a_used_run_directory_keeps_its_content(refused: Refused, tmp_path: Path) -> None:
-    kept = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    kept = tmp_path / "run" / "checkpoints" / "step-00000001" / "state.ckpt"
     kept.parent.mkdir(parents=True)
     kept.write_text("mine")
     refused(FEW_SAMPLES, words=(f"{tmp_path / 'run'} is in use already", "another run_dir="))
@@ -368,5 +369,7 @@ def test_ctrl_c_in_training_is_no_crash(
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: loader processes get it too
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert stderr == "Stopped by Ctrl-C.\n"
+    saved, stopped = stderr.splitlines()
+    assert re.fullmatch(r"step \d+ is saved; .* resume=auto goes on", saved)
+    assert stopped == "Stopped by Ctrl-C."
     assert (tmp_path / "run" / "metrics.jsonl").is_file()

@@ -45,4 +45,4 @@ def test_default_run_learns(tmp_path: Path, session_cache: Path) -> None:
         floor += [metrics[f"{part}/baseline/length_ridge/qwk/total"]] * metrics[f"{part}/num"]
     assert mean(reached) >= LEAST_QWK
     assert mean(reached) >= mean(floor) - MOST_BEHIND_LENGTH
-    assert (run / "checkpoints" / "best.ckpt").is_file()
+    assert (run / "checkpoints" / "best" / "manifest.json").is_file()

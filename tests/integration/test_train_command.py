@@ -78,8 +78,9 @@ def test_run_directory_holds_what_the_readme_lists(finished: Finished) -> None:
     }
     assert not [name for name in names if name.startswith(".")], "something was left half-written"
     assert {p.name for p in (finished.folder / "checkpoints").iterdir()} == {
-        "best.ckpt",
-        "last.ckpt",
+        "best",
+        "step-00000005",
+        "step-00000006",
     }
     assert {p.name for p in (finished.folder / "adapter").iterdir()} == {
         "adapter_config.json",

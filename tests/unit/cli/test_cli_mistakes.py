@@ -43,7 +43,7 @@ MISTAKES = [
     ("global_batch_size=6", "make it a multiple of 4"),
     ("adapter=lora_experts model=qwen3_vl_2b", "adapter.targets names experts"),
     ("adapter=lora_experts adapter.dropout=0.1", "adapter.dropout: must be 0"),
-    ("hardware=h800x4", "choose strategy=ddp, zero2 or zero3"),
+    ("hardware=h800x4", "choose strategy=ddp, zero2, zero3 or fsdp2"),
     ("hardware=h800x4 strategy=zero2", "only plan the run with check_only=true"),
     ("seed=1,2", "add -m"),
     ("seed=range(3)", "add -m"),

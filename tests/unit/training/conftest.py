@@ -6,17 +6,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from aes.data.datamodule import EssayDataModule
+from aes.data.dataset import PageDataset
 from aes.data.prepare import Prepared, prepare
 from aes.data.processor import Processor
+from aes.data.sampler import Pick
 from aes.grading import Grader
-from aes.hardware import HardwareSpec, accumulation_steps
+from aes.hardware import HardwareSpec, StrategySpec, accumulation_steps
 from aes.inference import DecodingSpec
 from aes.inference.engine import Engine
 from aes.model import LoraSpec
 from aes.prompt.build import ExampleBuilder
+from aes.ranks import ALONE
 from aes.records import Essay
 from aes.rubric import Rubric
 from aes.training import (
@@ -26,8 +31,25 @@ from aes.training import (
     SampleTableSpec,
     TrainerSpec,
 )
+from aes.training.checkpoint import Resumable
 from aes.training.fit import Fitted, fit
 from aes.training.module import GraderModule
+
+
+class Poisoned:
+    """The training samples, one of them with a page that is not a number."""
+
+    def __init__(self, dataset: PageDataset, name: str) -> None:
+        self.dataset, self.name = dataset, name
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, pick: Pick) -> dict[str, Any]:
+        item = self.dataset[pick]
+        if self.dataset.rows[pick.index]["id"] == self.name:
+            item["patches"] = np.full_like(item["patches"], np.nan)
+        return item
 
 
 @pytest.fixture(scope="session")
@@ -71,8 +93,11 @@ def make_training(
         optim: dict[str, Any] | None = None,
         loss: Any = "valid_digits",
         val: Prepared | None = None,
+        dropout: float = 0.0,
+        num_workers: int = 0,
+        poisoned: str | None = None,
     ) -> tuple[GraderModule, Callable[..., Fitted]]:
-        model = load_nano(make_lora(modules_to_save=("visual.merger",)))
+        model = load_nano(make_lora(modules_to_save=("visual.merger",), dropout=dropout))
         engine = Engine(
             model=model,
             processor=processor,
@@ -100,24 +125,42 @@ def make_training(
             global_batch_size=global_batch_size,
             micro_batch_size=micro,
             decoding_batch_size=2,
-            num_workers=0,
+            num_workers=num_workers,
             seed=1,
         )
+        if poisoned is not None:
+            data.dataset = Poisoned(data.dataset, poisoned)  # type: ignore[assignment]
 
-        def run(run_dir: Path, **changes: Any) -> Fitted:
+        def run(
+            run_dir: Path,
+            *,
+            every_n_train_steps: int | None = None,
+            save_each_epoch: bool = True,
+            keep_last: int = 2,
+            start: Resumable | None = None,
+            **changes: Any,
+        ) -> Fitted:
             trainer = {"max_epochs": 2, "log_every_n_steps": 1} | changes
+            torch.manual_seed(1)
             return fit(
                 module,
                 data,
                 trainer=TrainerSpec(**read_conf("trainer/default", **trainer)),
                 checkpoint=CheckpointSpec(
-                    every_n_train_steps=None, save_each_epoch=True, monitor="val/qwk/total"
+                    every_n_train_steps=every_n_train_steps,
+                    save_each_epoch=save_each_epoch,
+                    keep_last=keep_last,
+                    monitor="val/qwk/total",
                 ),
                 sample_table=SampleTableSpec(num_examples=1),
                 hardware=HardwareSpec(**read_conf("hardware/cpu", num_workers=0)),
+                strategy=StrategySpec(name="single"),
+                ranks=ALONE,
                 logger=None,
                 run_dir=run_dir,
                 baselines={"baseline/qwk": 0.25},
+                described={"optim.lr": 0.001},
+                start=start,
             )
 
         return module, run

@@ -11,6 +11,7 @@ import torch
 from aes.data.prepare import Prepared, prepare
 from aes.data.processor import Processor
 from aes.prompt.build import ExampleBuilder
+from aes.training.checkpoint.callback import STATE_FILE
 from aes.training.fit import Fitted
 from aes.training.module import GraderModule
 
@@ -68,20 +69,21 @@ def test_the_rate_in_the_log_ends_at_zero(finished: tuple[GraderModule, Fitted, 
     assert schedule.get_last_lr()[0] == pytest.approx(0, abs=1e-12)  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("name", ["last.ckpt", "best.ckpt"])
+@pytest.mark.parametrize("name", ["step-00000006", "best"])
 def test_checkpoints_hold_what_is_trained_and_nothing_frozen(
     finished: tuple[GraderModule, Fitted, Path], name: str
 ) -> None:
     module, _, run_dir = finished
-    assert {p.name for p in (run_dir / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
-    checkpoint = torch.load(run_dir / "checkpoints" / name, weights_only=False)
+    names = {"step-00000003", "step-00000006", "best"}
+    assert {p.name for p in (run_dir / "checkpoints").iterdir()} == names
+    checkpoint = torch.load(run_dir / "checkpoints" / name / STATE_FILE, weights_only=True)
     trained = {key for key, p in module.named_parameters() if p.requires_grad}
     assert checkpoint["state_dict"].keys() == trained
     assert any("lora_" in key for key in trained)
     assert any("merger" in key for key in trained)
     assert not any("base_layer" in key or "lm_head" in key for key in trained)
     assert checkpoint["optimizer_states"]
-    if name == "last.ckpt":
+    if name != "best":
         for key, parameter in module.named_parameters():
             if key in trained:
                 assert torch.equal(checkpoint["state_dict"][key], parameter), key
@@ -135,8 +137,8 @@ def test_a_closing_validation_alone_decides_the_best(
     run(tmp_path, max_epochs=1, val_every_n_epochs=2)
     assert [line["epoch"] for line in _lines(tmp_path, "val/qwk/total")] == [1]
     saved = tmp_path / "checkpoints"
-    assert {path.name for path in saved.iterdir()} == {"last.ckpt", "best.ckpt"}
-    assert (saved / "best.ckpt").read_bytes() == (saved / "last.ckpt").read_bytes()
+    assert {path.name for path in saved.iterdir()} == {"step-00000003", "best"}
+    assert (saved / "best").readlink() == Path("step-00000003")
 
 
 def test_without_validation_samples_the_page_shows_some_that_were_trained_on(
@@ -149,7 +151,7 @@ def test_without_validation_samples_the_page_shows_some_that_were_trained_on(
     assert module.graded == []
     assert _lines(tmp_path, "val/qwk/total") == []
     assert "e0" in (tmp_path / "samples.html").read_text(encoding="utf-8")
-    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"last.ckpt"}
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000003"]
     saved = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     assert saved == {"baseline/qwk": 0.25}
 

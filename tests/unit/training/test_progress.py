@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from aes.training.metrics_log import MetricsLog
 from aes.training.progress import ProgressReport, StepReport, peak_memory_gib
+from aes.training.stopping import StopSignals
 
 KEYS = [
     "step", "epoch", "loss", "lr", "tokens_per_s", "elapsed_s", "remaining_s", "peak_memory_gib",
@@ -42,9 +43,9 @@ class Toy(LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: 1 / (1 + done))
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
-    def step_report(self) -> StepReport:
+    def step_report(self, *, stop_signal: int) -> StepReport:
         self.num_reports += 1
-        return StepReport(loss=float(self.trainer.global_step), num_tokens=10)
+        return StepReport(loss=float(self.trainer.global_step + 1), num_tokens=10)
 
 
 class ListLogger(Logger):
@@ -110,6 +111,7 @@ def fit(tmp_path: Path) -> Fit:
             every_n_steps=every,
             total_steps=4 * epochs,
             is_terminal=is_terminal,
+            signals=StopSignals(),
         )
         trainer = Trainer(
             max_epochs=epochs,

@@ -1,0 +1,59 @@
+"""What a run learns from and what it starts with -> digests that change when those do.
+
+Content counts, not names or dates, so that data and weights may be moved and copied.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from pathlib import Path
+
+from aes.data.prepare import Prepared
+from aes.records import Example, PageLayout, PdfPage
+
+_BLOCKS = 64
+_BLOCK_BYTES = 65536
+
+
+def samples_digest(prepared: Prepared) -> str:
+    """SHA-256 over the samples of a part in their order: ids, tokens, layouts and image files.
+
+    Of an image file its size counts, not its content.
+    """
+    digest = hashlib.sha256()
+    for row in prepared.rows:
+        example: Example = pickle.loads(row["example"])
+        told = (row["id"], row["input_ids"], row["num_prompt"], row["steps"], row["grids"])
+        digest.update(repr(told).encode())
+        digest.update(repr([_page_identity(page) for page in example.pages]).encode())
+        digest.update(repr(sorted(example.scores.items())).encode())
+    return digest.hexdigest()
+
+
+def _page_identity(page: PageLayout | Path | PdfPage) -> object:
+    if isinstance(page, PageLayout):
+        return page
+    if isinstance(page, PdfPage):
+        return page.path.name, page.number, page.path.stat().st_size
+    return page.name, page.stat().st_size
+
+
+def weights_digest(folder: Path) -> str:
+    """SHA-256 over a checkpoint's configuration and samples of its weights.
+
+    Of each weight file its size counts, and blocks of 64 KiB at 64 places: two checkpoints that
+    differ in a few numbers only may look alike, two trainings never do.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*")):
+        if path.name == "config.json":
+            digest.update(path.read_bytes())
+        elif path.suffix in (".safetensors", ".bin"):
+            size = path.stat().st_size
+            digest.update(f"{path.name} {size}".encode())
+            with path.open("rb") as file:
+                for place in range(_BLOCKS):
+                    file.seek(size * place // _BLOCKS)
+                    digest.update(file.read(_BLOCK_BYTES))
+    return digest.hexdigest()
