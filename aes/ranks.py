@@ -118,8 +118,8 @@ def find_ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
     if "TORCHELASTIC_RUN_ID" in environment or "AES_RANKS" in environment:
         names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
         started_by = "torchrun"
-    elif "SLURM_PROCID" in environment and int(environment.get("SLURM_NTASKS", "1")) > 1:
-        names = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS", "SLURM_NTASKS_PER_NODE")
+    elif int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:  # srun's own; sbatch has NTASKS
+        names = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS_PER_NODE")
         started_by = "srun"
     else:
         return ALONE

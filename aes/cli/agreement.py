@@ -9,18 +9,17 @@ import hashlib
 import json
 import socket
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
 from aes.cli.settings import Settings
+from aes.cli.source import dotted_values
 from aes.ranks import Ranks
+from aes.training.checkpoint.manifest import library_versions
 
 T = TypeVar("T")
 _MAY_DIFFER = ("paths", "run_dir", "check_only")
 """Keys that each node may have its own values for."""
-
-_LIBRARIES = ("torch", "transformers", "peft", "lightning", "deepspeed")
 
 
 def require_same_settings(ranks: Ranks, settings: Settings) -> None:
@@ -30,8 +29,8 @@ def require_same_settings(ranks: Ranks, settings: Settings) -> None:
         ValueError: On every rank, if one differs, with the keys that do.
     """
     values = {key: value for key, value in settings.resolved.items() if key not in _MAY_DIFFER}
-    versions = {f"version of {name}": version(name) for name in _LIBRARIES}
-    require_same(ranks, {**_flat(values), **versions}, "settings")
+    versions = {f"version of {name}": number for name, number in library_versions().items()}
+    require_same(ranks, {**dotted_values(values), **versions}, "settings")
 
 
 def require_same(ranks: Ranks, values: Mapping[str, Any], what: str) -> None:
@@ -54,16 +53,6 @@ def require_same(ranks: Ranks, values: Mapping[str, Any], what: str) -> None:
         f"{' and more' if len(keys) > 3 else ''}; start every node with the same command, data "
         "and installation"
     )
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value
-    return found
 
 
 def first_on_each_node(ranks: Ranks, make: Callable[[], T]) -> T:

@@ -34,6 +34,8 @@ STATUS_LOST_CONTACT = 75
 _POLL_S = 0.1
 _GRACE_S = 3.0
 """Time for ranks that noticed a death to end by themselves, so that the first cause is known."""
+_GRACE_AFTER_SIGNAL_S = 45.0
+"""Time for ranks that were asked to stop and have saved, to finish what else they have open."""
 
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _GUARD = "AES_RANKS"
@@ -160,8 +162,10 @@ def _wait(started: Sequence[subprocess.Popen[bytes]]) -> int:
     while len(ended) < len(started) and time.monotonic() < deadline:
         time.sleep(_POLL_S)
         ended += [r for r, p in enumerate(started) if r not in ended and p.poll() is not None]
-        if deadline == math.inf and any(started[rank].returncode for rank in ended):
-            deadline = time.monotonic() + _GRACE_S
+        statuses = {started[rank].returncode for rank in ended} - {0}
+        if deadline == math.inf and statuses:
+            asked = statuses <= {128 + number for number in _FORWARDED}
+            deadline = time.monotonic() + (_GRACE_AFTER_SIGNAL_S if asked else _GRACE_S)
     for process in started:
         if process.poll() is None:
             process.kill()

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from aes.cli.run_directory import CONFIG_FILE, require_unused
 from aes.cli.saved_run import read_run
+from aes.cli.source import dotted_values
 from aes.model.trained import ADAPTER_FOLDER, MODEL_FOLDER
 from aes.training.checkpoint import Resumable, find_resumable, read_checkpoint
+from aes.training.checkpoint.manifest import library_versions
 from aes.training.checkpoint.resumable import CHECKPOINTS_FOLDER
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ _LAYOUT = (
 _LENGTH = ("trainer.max_epochs", "trainer.max_steps")
 """Keys that decide the length of the schedule, and nothing where the rate stays the same."""
 
-_LAST_FILES = ("metrics.json", "training_loss.png")
+LAST_FILES = ("metrics.json", "training_loss.png")
 """What a run leaves at its end, besides what it trained."""
 
 
@@ -89,7 +91,7 @@ def plan_resume(settings: Settings) -> ResumePlan:
     if settings.resume == NEVER:
         return ResumePlan()
     start = read_checkpoint(Path(settings.resume))
-    notes = _compare(start.manifest.settings, settings, where=start.folder)
+    notes = _compare_start(start, settings, where=start.folder)
     return ResumePlan(start=start, notes=(*start.told, _from(start, start.folder), *notes))
 
 
@@ -152,7 +154,7 @@ def _go_on(settings: Settings) -> ResumePlan:
     if start is None:
         begins = f"the run in {run_dir} had saved nothing yet: it begins again"
         return ResumePlan(reuses_run_dir=True, notes=(begins, *notes))
-    notes = _compare(start.manifest.settings, settings, where=run_dir)
+    notes = _compare_start(start, settings, where=run_dir)
     return ResumePlan(
         start=start, reuses_run_dir=True, notes=(*start.told, _from(start, run_dir), *notes)
     )
@@ -161,12 +163,38 @@ def _go_on(settings: Settings) -> ResumePlan:
 def is_finished(run_dir: Path) -> bool:
     """Whether a run did all it had to do: its weights are saved and its last files written."""
     trained = any((run_dir / name).is_dir() for name in (ADAPTER_FOLDER, MODEL_FOLDER))
-    return trained and all((run_dir / name).is_file() for name in _LAST_FILES)
+    return trained and all((run_dir / name).is_file() for name in LAST_FILES)
 
 
 def _from(start: Resumable, place: Path) -> str:
     manifest = start.manifest
     return f"going on after step {manifest.step} of {manifest.total_steps} from {place}"
+
+
+def _compare_start(start: Resumable, settings: Settings, *, where: Path) -> list[str]:
+    """Notes on changes since a checkpoint was written.
+
+    Raises:
+        ValueError: If it cannot be gone on from.
+    """
+    manifest, trainer = start.manifest, settings.trainer
+    notes = _compare(manifest.settings, settings, where=where)
+    is_beyond = manifest.step > (trainer.max_steps or manifest.step)
+    if is_beyond or manifest.epoch >= trainer.max_epochs:
+        raise ValueError(
+            f"{where} is at step {manifest.step}, in epoch {manifest.epoch + 1}, already, beyond "
+            f"trainer.max_steps={trainer.max_steps} and trainer.max_epochs={trainer.max_epochs}; "
+            "raise them, or start anew with another run_dir="
+        )
+    now = library_versions()
+    others = [
+        f"{name} {was} -> {now[name]}"
+        for name, was in manifest.versions.items()
+        if name in now and now[name] != was
+    ]
+    if others:
+        notes.append(f"other libraries than before, so numbers may differ: {', '.join(others)}")
+    return notes
 
 
 def _compare(was: Mapping[str, Any], settings: Settings, *, where: Path) -> list[str]:
@@ -222,19 +250,9 @@ def _shown(value: Any) -> str:
 
 def _deciding(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values that decide the result by dotted key, as JSON would give them back."""
-    flat: dict[str, Any] = json.loads(json.dumps(_flat(values), default=str))
+    flat: dict[str, Any] = json.loads(json.dumps(dotted_values(values), default=str))
     return {key: value for key, value in flat.items() if not _is_in(key, _NO_INFLUENCE)}
 
 
 def _is_in(key: str, names: tuple[str, ...]) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in names)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            found |= _flat(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value
-    return found

@@ -5,9 +5,10 @@ Asks Hydra for the composed configuration and for the names that exist; checks n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
@@ -66,6 +67,17 @@ class Source:
         except (HydraException, ValueError):
             return [], {}
         return dotted_keys(OmegaConf.to_container(config)), dict(config.hydra.runtime.choices)
+
+
+def dotted_values(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted key, lists and empty groups as they are."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            found |= dotted_values(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
 
 
 def dotted_keys(values: object, prefix: str = "") -> list[str]:

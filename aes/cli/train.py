@@ -21,7 +21,7 @@ from aes.cli.agreement import (
 from aes.cli.building import build_data, build_module, keep_pages, measure_baselines
 from aes.cli.closing import finish
 from aes.cli.launch import launch, must_launch
-from aes.cli.resume import ResumePlan, describe_run, plan_resume, require_same_run
+from aes.cli.resume import LAST_FILES, ResumePlan, describe_run, plan_resume, require_same_run
 from aes.cli.run_directory import (
     create_run_directory,
     require_cache,
@@ -39,6 +39,7 @@ from aes.cli.settings import Settings
 from aes.corpus import write_check
 from aes.files import write_atomically
 from aes.ranks import Ranks, find_ranks
+from aes.training.checkpoint.resumable import CHECKPOINTS_FOLDER
 
 if TYPE_CHECKING:
     from aes.plan import Plan
@@ -86,7 +87,7 @@ def _run_rank(settings: Settings, resume: ResumePlan, ranks: Ranks, console: Con
     plan = _plan(settings, samples, console)
     if plan.blockers:
         raise ValueError(f"the plan says that this run cannot work: {plan.blockers[0]}")
-    described = describe_run(settings, samples)
+    described = ranks.broadcast(describe_run(settings, samples) if ranks.is_first else {})
     require_same_run(resume, described)
     train(settings, samples, plan, Origin(resume, described), ranks, console)
 
@@ -169,9 +170,14 @@ def _make_run_directory(
 ) -> Path:
     """The run directory with what is known before training; the first rank makes it."""
     from aes.plan import plan_to_dict
+    from aes.training.checkpoint.folder import CheckpointFolder
 
     run_dir = settings.run_dir
     if ranks.is_first:
+        if reuse:
+            CheckpointFolder(run_dir / CHECKPOINTS_FOLDER, ranks=ranks, keep_last=1).claim()
+            for name in LAST_FILES:  # by which a finished run is known
+                (run_dir / name).unlink(missing_ok=True)
         run_dir = create_run_directory(settings, reuse=reuse)
         write_check(samples.reading, run_dir / CHECK_FILE)
         write_split(run_dir, samples)

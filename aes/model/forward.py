@@ -31,7 +31,11 @@ def hidden_states(model: Any, batch: Mapping[str, Tensor], *, cache: Any = None)
     """
     pixels = batch.get("pixel_values")
     has_pages = pixels is not None and len(pixels) > 0
-    output = unwrap(model).model(
+    goes_on = cache is not None and cache.get_seq_length() > 0
+    inner = unwrap(model).model
+    # Before the language model, where the tower stands on ranks that have pages.
+    touched = 0.0 if has_pages or goes_on else _touch_vision(inner.visual)
+    output = inner(
         input_ids=batch["input_ids"],
         attention_mask=batch["attention_mask"],
         position_ids=batch["position_ids"],
@@ -41,7 +45,7 @@ def hidden_states(model: Any, batch: Mapping[str, Tensor], *, cache: Any = None)
         use_cache=cache is not None,
     )
     states: Tensor = output.last_hidden_state
-    return states if has_pages else states + _touch_vision(unwrap(model).model.visual)
+    return states + touched if isinstance(touched, Tensor) else states
 
 
 def _touch_vision(visual: Any) -> Tensor | float:

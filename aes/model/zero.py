@@ -111,5 +111,6 @@ def _mark_experts(model: Any) -> None:
     from deepspeed.utils import set_z3_leaf_modules
 
     blocks = {type(m) for m in model.modules() if type(m).__name__.endswith("SparseMoeBlock")}
+    assert bool(blocks) == bool(getattr(model.config.get_text_config(), "num_experts", 0))
     if blocks:
         set_z3_leaf_modules(model, list(blocks))

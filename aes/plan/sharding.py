@@ -15,8 +15,8 @@ SINGLE, DDP = StrategySpec(name="single"), StrategySpec(name="ddp")
 ZERO2, ZERO3 = StrategySpec(name="zero2"), StrategySpec(name="zero3")
 OFFLOAD, FSDP2 = StrategySpec(name="zero3_offload"), StrategySpec(name="fsdp2")
 
-_BUCKET = 5e8
-"""Most elements of a bucket of gradients; a smaller model's are all in one."""
+_BUCKET = 2e8
+"""Most elements of a bucket of gradients, as our strategy sets it; fewer are all in one."""
 _LIVE = 1e9
 """Weights that DeepSpeed keeps gathered at most, unless one module and the next are more."""
 _ADAMW = 2 * FLOAT32

@@ -78,26 +78,15 @@ class BadSteps(Callback):
         self._folder, self._policy = folder, policy
         self._ranks, self._progress = ranks, progress
         self._checks_gradients = checks_gradients
-        self._bad: list[tuple[int, float, dict[str, Tensor]]] = []
-        self._batch: Any = None
+        self._losses: list[tuple[int, Tensor]] = []  # by micro-batch, of the step under way
         self._optimizer: Any = None
         self._num_in_a_row = 0
-
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Note the batch, until its loss is known."""
-        self._batch = batch
 
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
     ) -> None:
-        """Keep a copy of a batch with a bad loss."""
-        value = float(loss.detach())
-        if not isfinite(value):
-            tensors = {name: tensor.detach().cpu() for name, tensor in self._batch.items()}
-            self._bad.append((_batches_done(trainer) - 1, value, tensors))
-        self._batch = None
+        """Note the loss where it is: to look at it would make the device wait."""
+        self._losses.append((_batches_done(trainer) - 1, loss.detach()))
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Any
@@ -111,7 +100,9 @@ class BadSteps(Callback):
             self._treat(trainer, step, "the gradient")
         else:
             self._num_in_a_row = 0
+            self._losses = []
             return
+        self._losses = []
         pl_module.zero_grad(set_to_none=True)  # AdamW leaves parameters without gradient alone
         if not self._checks_gradients:
             _innermost(optimizer).step = _do_nothing
@@ -136,7 +127,6 @@ class BadSteps(Callback):
             ValueError: On every rank, if that is the policy, or if it happens again and again.
         """
         told = self._ranks.gather(self._write(trainer, step, what))
-        self._bad = []
         ids = [name for _, names in told for name in names]
         places = ", ".join(path for path, _ in told if path)
         shown = ", ".join(ids[:8]) + (" ..." if len(ids) > 8 else "")
@@ -161,15 +151,16 @@ class BadSteps(Callback):
         """This rank's part of the batch: path and ids; nothing where another rank's was bad."""
         data: EssayDataModule = trainer.datamodule  # type: ignore[attr-defined]
         picks = _picks(trainer, data)
-        found = self._bad
+        losses = [(number, float(loss)) for number, loss in self._losses]
+        found = [(number, loss) for number, loss in losses if not isfinite(loss)]
         if not any(self._ranks.gather(bool(found))):  # nobody's loss: all that went in
-            found = [(number, float("nan"), data.redraw(picks[number])) for number in picks]
+            found = [(number, float("nan")) for number in picks]
         if not found:
             return "", ()
-        ids = [data.ids(picks[number]) for number, _, _ in found]
+        ids = [data.ids(picks[number]) for number, _ in found]
         micro_batches = [
-            {"ids": names, "loss": loss, "tensors": tensors}
-            for names, (_, loss, tensors) in zip(ids, found, strict=True)
+            {"ids": names, "loss": loss, "tensors": data.redraw(picks[number])}
+            for names, (number, loss) in zip(ids, found, strict=True)
         ]
         facts = {
             "step": step,

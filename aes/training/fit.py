@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import Strategy
 
 from aes.data.datamodule import EssayDataModule
 from aes.hardware import HardwareSpec, StrategySpec
@@ -17,7 +18,7 @@ from aes.metrics.groups import by_group
 from aes.metrics.results import Agreement
 from aes.ranks import Ranks
 from aes.records import Marked
-from aes.report.samples import write_samples_html
+from aes.report.samples import SampleRow, write_samples_html
 from aes.training.bad_steps import BadSteps
 from aes.training.checkpoint import Resumable
 from aes.training.checkpoint.callback import STATE_FILE, Checkpoints, RunFacts
@@ -114,57 +115,77 @@ def fit(
             clear_drafts(run_dir)
             if start is None:
                 log.rewind(0)
-        lightning_trainer = Trainer(
-            accelerator=hardware.accelerator,
+        lightning_trainer = _trainer(
+            trainer,
+            accumulation=module.accumulation,
+            hardware=hardware,
             strategy=build_strategy(strategy, hardware, ranks=ranks),
-            devices=hardware.devices,
-            num_nodes=hardware.num_nodes,
-            use_distributed_sampler=False,  # ours deals to ranks
-            precision="32-true",  # dtypes and autocast are the module's own
-            max_epochs=trainer.max_epochs,
-            accumulate_grad_batches=module.accumulation,
-            gradient_clip_val=trainer.gradient_clip_norm,
-            check_val_every_n_epoch=trainer.val_every_n_epochs,
-            num_sanity_val_steps=0,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            enable_checkpointing=False,  # ours saves
-            log_every_n_steps=trainer.log_every_n_steps,
-            logger=logger or False,
-            default_root_dir=run_dir,
+            logger=logger,
+            run_dir=run_dir,
             callbacks=[progress, bad_steps, ValidationLog(log), checkpoints],
         )
         if logger is not None and baselines and start is None:
             logger.log_metrics(dict(baselines), step=0)
         _fit(lightning_trainer, module, data, start)
-    _show_samples(module, data, sample_table, logger, run_dir, ranks)
     fitted = Fitted(
         metrics=validation_metrics(lightning_trainer),
         groups=_agreement_by_operation(module),
         num_steps=lightning_trainer.global_step,
     )
+    skipped = {"train/skipped_steps": progress.skipped_steps} if progress.skipped_steps else {}
+    found = {**_all_metrics(fitted), **skipped, **baselines}
     if ranks.is_first:
-        skipped = {"train/skipped_steps": progress.skipped_steps} if progress.skipped_steps else {}
-        found = {**_all_metrics(fitted), **skipped, **baselines}
         write_metrics_json(run_dir / "metrics.json", found)
+    # On every rank, since none can compute alone where weights are sharded; and then without
+    # comments, of which one rank might come to write a word more than another.
+    rows = sample_rows(
+        module.grader,
+        data.val_examples or data.train.examples(),  # what there is, if only what was trained on
+        num_examples=sample_table.num_examples,
+        scores_only=strategy.shards_weights,
+    )
+    if ranks.is_first:
+        _show_samples(rows, logger, run_dir)
         log_final(logger, found)
     return fitted
 
 
-def _show_samples(
-    module: GraderModule,
-    data: EssayDataModule,
-    spec: SampleTableSpec,
+def _trainer(
+    spec: TrainerSpec,
+    *,
+    accumulation: int,
+    hardware: HardwareSpec,
+    strategy: Strategy,
     logger: Logger | None,
     run_dir: Path,
-    ranks: Ranks,
-) -> None:
+    callbacks: list[Callback],
+) -> Trainer:
+    """Lightning's Trainer, without what of its own we do ourselves."""
+    return Trainer(
+        accelerator=hardware.accelerator,
+        strategy=strategy,
+        devices=hardware.devices,
+        num_nodes=hardware.num_nodes,
+        use_distributed_sampler=False,  # ours deals to ranks
+        precision="32-true",  # dtypes and autocast are the module's own
+        max_epochs=spec.max_epochs,
+        accumulate_grad_batches=accumulation,
+        gradient_clip_val=spec.gradient_clip_norm,
+        check_val_every_n_epoch=spec.val_every_n_epochs,
+        num_sanity_val_steps=0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,  # ours saves
+        log_every_n_steps=spec.log_every_n_steps,
+        logger=logger or False,
+        default_root_dir=run_dir,
+        callbacks=callbacks,
+    )
+
+
+def _show_samples(rows: list[SampleRow], logger: Logger | None, run_dir: Path) -> None:
     """A few pages with gold and predicted answers, in the run and in W&B."""
-    # Without validation essays the table shows some that were trained on.
-    shown = data.val_examples or data.train.examples()
-    # On every rank, since none can compute alone where weights are sharded.
-    rows = sample_rows(module.grader, shown, num_examples=spec.num_examples)
-    if rows and ranks.is_first:
+    if rows:
         write_samples_html(rows, run_dir / "samples.html")
         log_samples(logger, rows)
 

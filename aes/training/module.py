@@ -67,7 +67,7 @@ class GraderModule(LightningModule):
         self.agreement = AgreementMetrics(grader.rubric)
         self.graded: list[tuple[Example, Grade]] = []
         self._loss_of_step = torch.zeros(())
-        self._tokens_of_step = 0
+        self._tokens_of_step: int | Tensor = 0
 
     def configure_model(self) -> None:
         """Nothing to do: a model that is sharded is so since it was loaded."""
@@ -91,13 +91,15 @@ class GraderModule(LightningModule):
             loss = summed_loss(self.model, batch, spec=self.loss_spec, score_steps=guide.table)
         share = loss / batch["num_supervised_in_step"]
         self._loss_of_step = self._loss_of_step.to(share.device) + share.detach()
-        self._tokens_of_step += int(batch["attention_mask"].sum())
+        self._tokens_of_step = self._tokens_of_step + batch["attention_mask"].sum()
         # Strategies divide by accumulation and ranks, but the share is already of the whole batch.
         return share * self.accumulation * self.ranks.num_ranks
 
     def step_report(self, *, stop_signal: int) -> StepReport:
         """Loss and tokens of the optimiser step about to be done, in one exchange of all ranks."""
-        shares = self.ranks.gather((float(self._loss_of_step), self._tokens_of_step, stop_signal))
+        shares = self.ranks.gather(
+            (float(self._loss_of_step), int(self._tokens_of_step), stop_signal)
+        )
         losses, tokens, signals = zip(*shares, strict=True)
         report = StepReport(loss=sum(losses), num_tokens=sum(tokens), stop_signal=max(signals))
         self._loss_of_step = torch.zeros(())

@@ -58,7 +58,7 @@ def restore_zero_states(optimizer: Any, groups: Groups, saved: Mapping[str, Any]
     # There is no state before the first step, and so nothing to copy into.
     for piece in pieces:
         optimizer.optimizer.state[piece] = {
-            "step": saved["state"][0]["step"].clone(),
+            "step": next(iter(saved["state"].values()))["step"].clone(),
             **{name: torch.zeros_like(piece) for name in MOMENTS},
         }
     _link_states(optimizer)

@@ -13,19 +13,20 @@ from aes.report.samples import SampleRow, wandb_table
 
 
 def sample_rows(
-    grader: Grader, examples: Sequence[Example], *, num_examples: int
+    grader: Grader, examples: Sequence[Example], *, num_examples: int, scores_only: bool
 ) -> list[SampleRow]:
-    """Answer examples spread evenly over ``examples``, feedback included.
+    """Answer examples spread evenly over ``examples``.
 
     Args:
         examples: With gold answers.
         num_examples: How many of them, at most.
+        scores_only: Leave comments out.
     """
     engine, rubric = grader.engine, grader.rubric
     stride = max(1, len(examples) // max(1, num_examples))
     chosen = examples[::stride][:num_examples]
     rows = []
-    for example, answer in zip(chosen, engine.answer(chosen), strict=True):
+    for example, answer in zip(chosen, engine.answer(chosen, scores_only=scores_only), strict=True):
         grade = read_answer(answer, rubric)
         rows.append(
             SampleRow(

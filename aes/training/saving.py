@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from aes.files import sync
 from aes.model.nano import save_hub_layout
 from aes.model.sharding import trained_state_dict
 from aes.model.trained import ADAPTER_FOLDER, GRADING_FILE, MODEL_FOLDER
@@ -57,6 +58,8 @@ def save_trained(
         aside.chmod(0o755)
         for file in aside.iterdir():  # safetensors makes files that only their owner reads
             file.chmod(0o644)
+            sync(file)
+        sync(aside)
         replace_folder(aside, final)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -69,6 +72,8 @@ def replace_folder(new: Path, final: Path) -> None:
         old = final.with_name(f".old-{final.name}")
         final.rename(old)
         new.rename(final)
+        sync(final.parent)
         shutil.rmtree(old)
     else:
         new.rename(final)
+        sync(final.parent)

@@ -1,12 +1,12 @@
 """Signals -> a wish to stop, acted upon when a step is done and saved.
 
 SIGTERM comes from schedulers, SIGUSR1 from Slurm some time before the end of a job, SIGINT from
-Ctrl-C. Asked a second time by SIGTERM or Ctrl-C, the process ends at once.
+Ctrl-C. A second Ctrl-C ends the process at once. A second SIGTERM does not: schedulers send it to
+every process, and launchers pass theirs on; what ends a process at once is SIGKILL.
 """
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from types import FrameType, TracebackType
@@ -48,9 +48,6 @@ class StopSignals:
             self.received = number
         elif number == signal.SIGINT:
             raise KeyboardInterrupt
-        else:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
 
 
 def stop_by(number: int) -> NoReturn:

@@ -7,7 +7,6 @@ run can go on under another strategy or on another number of ranks. Knows no mod
 from __future__ import annotations
 
 import os
-import socket
 
 import torch
 from lightning.fabric.plugins import ClusterEnvironment
@@ -30,7 +29,7 @@ def build_strategy(spec: StrategySpec, hardware: HardwareSpec, *, ranks: Ranks) 
         is_cuda = hardware.accelerator == "cuda"
         return OneDevice(torch.device("cuda", 0) if is_cuda else torch.device("cpu"))
     if spec.name == "ddp":
-        return Copies(cluster_environment=environment, timeout=TIMEOUT)
+        return Copies(cluster_environment=environment, timeout=TIMEOUT, broadcast_buffers=False)
     if spec.uses_deepspeed:
         from aes.training.deepspeed_strategy import build_deepspeed
 
@@ -46,7 +45,6 @@ class RanksEnvironment(ClusterEnvironment):
     def __init__(self, ranks: Ranks) -> None:
         super().__init__()
         self._ranks = ranks
-        self._port = int(os.environ.get("MASTER_PORT", "0")) or _free_port()
 
     @property
     def creates_processes_externally(self) -> bool:
@@ -61,7 +59,7 @@ class RanksEnvironment(ClusterEnvironment):
     @property
     def main_port(self) -> int:
         """On that node."""
-        return self._port
+        return int(os.environ.get("MASTER_PORT", "0"))  # the ranks have met already
 
     @staticmethod
     def detect() -> bool:
@@ -113,10 +111,3 @@ class OneDevice(StaysOnDevice, SingleDeviceStrategy):
 
 class Copies(StaysOnDevice, DDPStrategy):
     """The whole model on every rank; gradients are averaged."""
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port

@@ -154,7 +154,9 @@ def test_twenty_kills_leave_no_trace(
     require_same_end(tmp_path / "run", whole)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)]
+)
 def test_a_scheduler_that_ends_the_job(
     start: Start, whole: Path, tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -12,7 +12,6 @@ import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from aes.ranks import Ranks
 from aes.training.checkpoint.folder import CheckpointFolder
-from aes.training.checkpoint.manifest import Best, Manifest
+from aes.training.checkpoint.manifest import Best, Manifest, library_versions
 from aes.training.checkpoint.position import Position, begin_at, find_position, place_loops
 from aes.training.checkpoint.resumable import Resumable
 from aes.training.checkpoint.rng import restore_rng_state, rng_state
@@ -33,8 +32,6 @@ from aes.training.validation_log import validation_metrics
 
 STATE_FILE = "state.ckpt"
 """Weights, optimiser, schedule and callbacks, as Lightning keeps them."""
-
-_LIBRARIES = ("torch", "transformers", "peft", "lightning", "aes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,14 +233,14 @@ class Checkpoints(Callback):
             micro_batches_in_epoch=batches,
             num_ranks=self._ranks.num_ranks,
             strategy=self._facts.strategy,
-            skipped_steps=0,
+            skipped_steps=self._progress.skipped_steps,
             log_bytes=progress["log_bytes"],
             elapsed_s=progress["elapsed_s"],
             wandb_id=self._facts.wandb_id,
             best=self._best,
             validations=self._validations,
             settings=self._facts.settings,
-            versions={name: version(name) for name in _LIBRARIES},
+            versions=library_versions(),
         )
 
     def _stop(self, number: int) -> None:

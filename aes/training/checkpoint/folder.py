@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import IO, Any, TypeVar
 
+from aes.files import sync
 from aes.ranks import Ranks
 from aes.training.checkpoint.manifest import (
     MANIFEST_FILE,
@@ -33,6 +34,8 @@ from aes.training.checkpoint.resumable import (
 T = TypeVar("T")
 _SAVING, _REMOVING, _BROKEN = ".saving-", ".removing-", ".broken-"
 _LOCK = ".lock"
+_claimed: dict[Path, IO[bytes]] = {}
+"""Locks of this process. To close any file of a locked one's name would give the lock up."""
 
 
 class CheckpointFolder:
@@ -48,7 +51,6 @@ class CheckpointFolder:
         self.path = path
         self._ranks = ranks
         self._keep_last = keep_last
-        self._lock: IO[bytes] | None = None
 
     def claim(self) -> None:
         """Keep other processes out until ``release``, or until this one is gone.
@@ -56,26 +58,26 @@ class CheckpointFolder:
         Raises:
             ValueError: If another one trains here.
         """
-        if not self._ranks.is_first:
+        if not self._ranks.is_first or self.path in _claimed:
             return
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.path / _LOCK).open("ab")
+        lock = (self.path / _LOCK).open("ab")
         try:
             # Of the process alone: its loaders, which a kill leaves for a moment, hold nothing.
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 raise ValueError(
                     f"another process trains in {self.path.parent} already; wait for it, or stop "
                     "it, or choose another run_dir="
                 ) from error  # else the file system knows no locks
+        _claimed[self.path] = lock
 
     def release(self) -> None:
         """Let others in."""
-        if self._lock is not None:
+        if self.path in _claimed:
             (self.path / _LOCK).unlink(missing_ok=True)
-            self._lock.close()
-            self._lock = None
+            _claimed.pop(self.path).close()
 
     def write(self, manifest: Manifest, write_files: Callable[[Path], list[Path]]) -> Path:
         """Write a checkpoint.
@@ -99,10 +101,10 @@ class CheckpointFolder:
             final = self.path / step_name(manifest.step)
             if self._ranks.is_first:
                 _write(aside / MANIFEST_FILE, replace(manifest, files=files).to_json().encode())
-                _sync_folder(aside)
+                sync(aside)
                 self._remove(final)
                 aside.rename(final)
-                _sync_folder(self.path)
+                sync(self.path)
             return final
 
         (final, *_) = self._together(manifest.step, name_it, aside)
@@ -122,9 +124,9 @@ class CheckpointFolder:
         for name in (*start.manifest.files, MANIFEST_FILE):
             shutil.copyfile(start.folder / name, aside / name)
             _settle([aside / name])
-        _sync_folder(aside)
+        sync(aside)
         aside.rename(final)
-        _sync_folder(self.path)
+        sync(self.path)
 
     def prune(self, best: int | None) -> None:
         """Remove all but the newest ones and that of the step ``best``."""
@@ -146,7 +148,7 @@ class CheckpointFolder:
         draft.unlink(missing_ok=True)
         draft.symlink_to(step_name(step))  # relative, so that a run may be moved
         draft.replace(link)
-        _sync_folder(self.path)
+        sync(self.path)
 
     def tidy(self, start: Resumable | None) -> None:
         """Clear what a crash left behind; set broken checkpoints aside that ``start`` is behind."""
@@ -226,8 +228,7 @@ def _settle(paths: list[Path]) -> Mapping[str, FileFacts]:
     """Bring files to the disk and say how they must be found."""
     facts = {}
     for path in paths:
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+        sync(path)
         facts[path.name] = FileFacts(bytes=path.stat().st_size, sha256=file_digest(path))
     return facts
 
@@ -237,12 +238,3 @@ def _write(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    """Bring names to the disk: a rename is only in memory until then."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,14 @@ FORMAT = 1
 """Counts up when an older checkpoint could no longer be gone on from."""
 
 _OWN_DIGEST = "sha256_of_all_above"
+
+
+_LIBRARIES = ("torch", "transformers", "peft", "lightning", "deepspeed")
+
+
+def library_versions() -> dict[str, str]:
+    """Of the libraries that decide numbers, by name."""
+    return {name: version(name) for name in _LIBRARIES}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -136,7 +136,7 @@ def test_torchrun_and_slurm_are_understood() -> None:
     slurm = {
         "SLURM_PROCID": "3",
         "SLURM_LOCALID": "1",
-        "SLURM_NTASKS": "4",
+        "SLURM_STEP_NUM_TASKS": "4",
         "SLURM_NTASKS_PER_NODE": "2",
         "SLURM_NODELIST": "here",
     }
@@ -155,6 +155,7 @@ def test_ranks_of_srun_meet_where_the_job_says() -> None:
     job = {
         "SLURM_JOB_ID": str(os.getpid()),
         "SLURM_NTASKS": "2",
+        "SLURM_STEP_NUM_TASKS": "2",
         "SLURM_NTASKS_PER_NODE": "1",
         "SLURM_NODELIST": "localhost",
         "SLURM_JOB_NAME": "train",
@@ -175,7 +176,8 @@ def test_ranks_of_srun_meet_where_the_job_says() -> None:
     [
         {},
         {"RANK": "1", "WORLD_SIZE": "2"},  # left behind by something else
-        {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_NTASKS": "1"},
+        {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_NTASKS": "8"},  # sbatch's own script
+        {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"},
     ],
 )
 def test_without_a_starter_a_process_is_alone(environment: dict[str, str]) -> None:
