@@ -75,6 +75,29 @@ def test_auto_goes_on_by_the_same_path_and_then_has_nothing_to_do(
     assert lines(cut) == lines(whole)
 
 
+def test_a_run_that_is_made_longer_is_not_finished_before_its_end(
+    train: Train,
+    train_once: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    constant = (*ARGS[1:], "optim.schedule=constant", "optim.warmup_ratio=0.0")
+    run_dir = train_once("longer", *constant, "trainer.max_steps=2")
+    longer = (*constant, "trainer.max_steps=3", f"run_dir={run_dir}", "resume=auto")
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("aes.training.fit._fit", stop)
+        assert train(*longer) == 130
+    assert train(*longer) == 0
+    assert "going on after step 2 of 2" in capsys.readouterr().out
+    assert [line["step"] for line in lines(run_dir) if "loss" in line] == [1, 2, 3]
+    assert train(*constant, "trainer.max_steps=1", f"run_dir={run_dir}", "resume=auto") == 1
+    assert "is at step 3, in epoch 1, already, beyond" in capsys.readouterr().err
+
+
 def test_a_broken_checkpoint_is_passed_over_and_a_path_starts_a_new_run(
     train: Train, cut: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

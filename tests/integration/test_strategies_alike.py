@@ -17,14 +17,16 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import concatenate_datasets
 
 from aes.cli.launch import run_ranks
-from aes.data.prepare import prepare
+from aes.data.prepare import Prepared, prepare
 from aes.data.processor import Processor
 from aes.hardware import HardwareSpec, StrategySpec
 from aes.inference import DecodingSpec
 from aes.model import LoraSpec, ModelSpec
 from aes.model.spec import NoAdapterSpec
+from aes.page import PageSpec
 from aes.prompt.build import ExampleBuilder
 from aes.records import Essay
 from aes.training import LossSpec, OptimSpec
@@ -236,6 +238,43 @@ def test_a_run_goes_on_under_any_strategy(
         assert rank["global_step"] == last
         assert rank["losses"] == pytest.approx(single["losses"][_SAVED_AT:last], abs=1e-5)
         assert _flat(rank["rates"]) == pytest.approx(_flat(single["rates"][_SAVED_AT:last]))
+
+
+@pytest.fixture(scope="module")
+def mixed(
+    builder: ExampleBuilder,
+    processor: Processor,
+    essays: tuple[Essay, ...],
+    nano_page: PageSpec,
+    read_conf: Callable[..., dict[str, Any]],
+    session_cache: Path,
+) -> Prepared:
+    """Samples with pages, and shorter ones that are text alone."""
+    sizes = {"width_px": nano_page.width_px, "max_height_px": nano_page.max_height_px}
+    page = PageSpec(**read_conf("page/none", min_pixels=nano_page.min_pixels, **sizes))
+    text = ExampleBuilder(rubric=builder.rubric, prompt=builder.prompt, page=page, seed=1)
+    parts = [
+        prepare(
+            part,
+            builder=one,
+            processor=processor,
+            max_tokens=2048,
+            on_overlong="error",
+            cache=session_cache,
+            label="",
+        )
+        for part, one in ((essays[:5], builder), (essays[5:9], text))
+    ]
+    return replace(parts[0], rows=concatenate_datasets([part.rows for part in parts]))
+
+
+@pytest.mark.parametrize("name", ["ddp", "zero3", "fsdp2"])
+def test_ranks_with_and_without_pages_stay_in_step(name: str, run: Run, mixed: Prepared) -> None:
+    changes = {"train": mixed, "max_steps": 6}
+    (single,) = run("single", **changes)
+    for rank in run(name, **changes):
+        assert rank["losses"] == pytest.approx(single["losses"], abs=1e-5)
+        assert _distance(rank, single) < 1e-5
 
 
 _EXPECTED = ExpectedLossSpec(name="expected", feedback_weight=1.0, score_weight=0.5)
