@@ -8,6 +8,7 @@ settings.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -93,6 +94,18 @@ class Ranks:
 
         if self.num_ranks > 1 and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+def leave_ranks() -> None:
+    """Leave the others in the middle of things, before this process ends by a mistake.
+
+    Gloo's threads would end it by SIGABRT. With NCCL nothing is done: to leave waits for its work.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.distributed.is_initialized():
+        return
+    if torch.distributed.get_backend() == "gloo":
+        torch.distributed.destroy_process_group()
 
 
 def _take_meeting_point_from_slurm() -> None:

@@ -45,6 +45,12 @@ def finish(
     if not ranks.is_first:
         return
     plot_training_loss(run_dir / "metrics.jsonl", run_dir / "training_loss.png")
+    if fitted.num_skipped:
+        console.print(
+            f"{fitted.num_skipped} of {fitted.num_steps} steps were left out, since their loss or "
+            "gradient was no finite number; their batches are in bad_batches/ of the run",
+            style="yellow",
+        )
     print_card(
         console,
         ClosingCard(

@@ -25,8 +25,9 @@ from aes.cli.compose import compose, resolve, without_hydra
 from aes.cli.environment import prepare_environment
 from aes.cli.errors import explain, lost_contact
 from aes.cli.hydra_errors import errors_in_plain_words
-from aes.cli.launch import STATUS_LOST_CONTACT, end_with_parent
+from aes.cli.launch import STATUS_LOST_CONTACT, end_with_parent, is_launched
 from aes.cli.source import CONFIG_DIR, VERSION_BASE, Source
+from aes.ranks import leave_ranks
 
 if TYPE_CHECKING:
     from aes.cli.settings import Settings
@@ -111,8 +112,10 @@ def _guarded(action: Callable[[], int]) -> int:
         return STATUS_MISTAKE
     except Exception as error:
         if lost_contact(error):
-            sys.stderr.write("Another rank is gone, so this one stops.\n")
+            if not is_launched():  # else the parent says what became of the other
+                sys.stderr.write("Another rank is gone, so this one stops.\n")
             return STATUS_LOST_CONTACT
+        leave_ranks()
         sentence = explain(error)
         if sentence is None or os.environ.get("AES_TRACEBACK") == "1":
             raise

@@ -84,9 +84,10 @@ def run_ranks(line: Sequence[str], num_ranks: int) -> int:
         with tempfile.TemporaryDirectory(prefix="aes-ranks-") as folder:
             errors = [Path(folder) / f"rank-{rank}" for rank in range(num_ranks)]
             started = _start(line, errors, watched)
-            with _forwarding(started):
+            with _forwarding(started) as told:
                 failed = _wait(started)
-            return _explain(failed, started[failed].returncode, errors[failed])
+            statuses = [process.returncode for process in started]
+            return _explain(failed, statuses, errors[failed], told)
     finally:
         os.close(watched)
         os.close(held)
@@ -135,17 +136,23 @@ def _free_port() -> int:
 
 
 @contextmanager
-def _forwarding(started: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
-    """Within this context what this process is told by signals, the ranks are told."""
+def _forwarding(started: Sequence[subprocess.Popen[bytes]]) -> Iterator[list[int]]:
+    """Within this context what this process is told by signals, the ranks are told.
+
+    Yields:
+        The signals so far.
+    """
+    told: list[int] = []
 
     def forward(number: int, _: Any) -> None:
+        told.append(number)
         for process in started:
             if process.poll() is None:
                 process.send_signal(number)
 
     before = {number: signal.signal(number, forward) for number in _FORWARDED}
     try:
-        yield
+        yield told
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -175,20 +182,31 @@ def _wait(started: Sequence[subprocess.Popen[bytes]]) -> int:
     return (causes or failed or [0])[0]
 
 
-def _explain(rank: int, status: int, errors: Path) -> int:
-    """Show why a rank failed, where it could not say so itself; the run's exit status."""
-    text = errors.read_text(encoding="utf-8", errors="replace")
-    if rank > 0 and text:
-        sys.stderr.write("".join(f"rank {rank}: {line}\n" for line in text.splitlines()))
+def _explain(rank: int, statuses: Sequence[int], errors: Path, told: Sequence[int]) -> int:
+    """Show why a rank failed, where nobody said so yet; the run's exit status."""
+    status = statuses[rank]
+    if -status in told:  # before it could take note, or after there was anything to save
+        name = signal.Signals(-status).name
+        sys.stderr.write(f"Stopped by {name}, while there was nothing to save.\n")
+        return 128 - status
+    lines = errors.read_text(encoding="utf-8", errors="replace").splitlines()
+    # What all stopped for alike the first rank has said.
+    if rank > 0 and not (statuses[0] == status and len(lines) == 1):
+        sys.stderr.write("".join(f"rank {rank}: {line}\n" for line in lines))
     if status >= 0:
         return status
     name = signal.Signals(-status).name
     cause = ", which is what happens when memory runs out" if -status == signal.SIGKILL else ""
     sys.stderr.write(
         f"Error: rank {rank} was ended by {name}{cause}; the other ranks were stopped, and the "
-        "same command goes on from what is saved, a training with resume=auto\n"
+        "same command (a training: with run_dir= and resume=auto) goes on from what is saved\n"
     )
     return STATUS_FAILED
+
+
+def is_launched() -> bool:
+    """Whether this process is a rank that ``launch`` has started."""
+    return _GUARD in os.environ
 
 
 def end_with_parent() -> None:

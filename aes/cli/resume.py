@@ -90,6 +90,11 @@ def plan_resume(settings: Settings) -> ResumePlan:
         require_unused(settings.run_dir)
     if settings.resume == NEVER:
         return ResumePlan()
+    if not Path(settings.resume).exists():
+        raise ValueError(
+            f"resume={settings.resume}: must be never, auto, or the path of a run or of one of its "
+            "checkpoints, and there is nothing of that name"
+        )
     start = read_checkpoint(Path(settings.resume))
     notes = _compare_start(start, settings, where=start.folder)
     return ResumePlan(start=start, notes=(*start.told, _from(start, start.folder), *notes))
@@ -212,8 +217,8 @@ def _compare(was: Mapping[str, Any], settings: Settings, *, where: Path) -> list
     if refused:
         raise ValueError(
             f"{where} was trained with other settings, which decide the result: "
-            f"{_told(was, now, refused)}; go on with the old values, or start anew with another "
-            "run_dir="
+            f"{_told(was, now, refused)}; go on with the old values, or start anew, without "
+            "resume= and with another run_dir="
         )
     layout = [key for key in changed if _is_in(key, _LAYOUT)]
     if layout and getattr(settings.adapter, "dropout", 0) > 0:

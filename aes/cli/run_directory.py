@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from aes.cli.settings import Settings
 
 CONFIG_FILE = "config.yaml"
-_BYTES_PER_GIB = 2**30
+_BYTES_PER_MIB = 2**20
 
 
 def create_run_directory(settings: Settings, *, reuse: bool = False) -> Path:
@@ -68,7 +68,8 @@ def require_unused(path: Path) -> None:
         raise ValueError(f"run_dir {path} is a file; choose another run_dir=")
     if path.is_dir() and any(path.iterdir()):
         raise ValueError(
-            f"the run directory {path} is in use already; choose another run_dir=, or remove it"
+            f"the run directory {path} is in use already; choose another run_dir=, or go on with "
+            "what is there by resume=auto"
         )
 
 
@@ -117,7 +118,7 @@ def require_free_space(path: Path, needed_bytes: int) -> None:
     free_bytes = shutil.disk_usage(existing).free
     if free_bytes < needed_bytes:
         raise ValueError(
-            f"{path} needs {needed_bytes / _BYTES_PER_GIB:.2f} GiB, but only "
-            f"{free_bytes / _BYTES_PER_GIB:.2f} GiB are free; make room, or choose another place "
+            f"{path} needs {needed_bytes / _BYTES_PER_MIB:,.0f} MiB, but only "
+            f"{free_bytes / _BYTES_PER_MIB:,.0f} MiB are free; make room, or choose another place "
             "with run_dir=DIR"
         )

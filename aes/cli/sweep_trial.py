@@ -105,10 +105,12 @@ class RunTrial:
             ended = replace(ended, seconds=round(before + time.monotonic() - start, 1))
             self.folder.write(ended)
             summarise(self.folder)
+        if ended.state == "failed":
+            Console().print(Text(f"trial {ended.name} failed: {ended.error}"), soft_wrap=True)
         return ended
 
     def _announce(self, record: Record) -> None:
-        place = f"trial {int(record.name) + 1} of {self.folder.num_trials}"
+        place = f"trial {record.name} ({int(record.name) + 1} of {self.folder.num_trials})"
         line = f"{place}: {_label(record)}  ->  {self.folder.run_dir(record.name)}"
         Console().print(Text(f"\n{line}", style="bold"), soft_wrap=True)
 

@@ -21,11 +21,12 @@ from aes.cli.agreement import (
 from aes.cli.building import build_data, build_module, keep_pages, measure_baselines
 from aes.cli.closing import finish
 from aes.cli.launch import launch, must_launch
-from aes.cli.resume import LAST_FILES, ResumePlan, describe_run, plan_resume, require_same_run
+from aes.cli.resume import AUTO, LAST_FILES, ResumePlan, describe_run, plan_resume, require_same_run
 from aes.cli.run_directory import (
     create_run_directory,
     require_cache,
     require_free_space,
+    require_unused,
 )
 from aes.cli.samples import (
     CHECK_FILE,
@@ -64,6 +65,8 @@ def run(settings: Settings) -> int:
     if settings.check_only:
         plan = _plan(settings, prepare_samples(settings, console), console)
         return 1 if plan.blockers else 0
+    if settings.run_dir_is_fixed and settings.resume != AUTO and ranks.is_first:
+        require_unused(settings.run_dir)  # before anything takes time
     if must_launch(settings.hardware, ranks):
         return launch("train", num_ranks=settings.hardware.num_ranks)
     # Before the ranks meet, since a mistake ends the others too.

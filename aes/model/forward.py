@@ -6,8 +6,8 @@ them. Used by training and inference alike.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -33,31 +33,54 @@ def hidden_states(model: Any, batch: Mapping[str, Tensor], *, cache: Any = None)
     has_pages = pixels is not None and len(pixels) > 0
     goes_on = cache is not None and cache.get_seq_length() > 0
     inner = unwrap(model).model
-    # Before the language model, where the tower stands on ranks that have pages.
-    touched = 0.0 if has_pages or goes_on else _touch_vision(inner.visual)
-    output = inner(
-        input_ids=batch["input_ids"],
-        attention_mask=batch["attention_mask"],
-        position_ids=batch["position_ids"],
-        pixel_values=pixels if has_pages else None,
-        image_grid_thw=batch["image_grid_thw"] if has_pages else None,
-        past_key_values=cache,
-        use_cache=cache is not None,
-    )
+    touches = nullcontext() if has_pages or goes_on else _touching_vision(inner)
+    with touches:
+        output = inner(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            position_ids=batch["position_ids"],
+            pixel_values=pixels if has_pages else None,
+            image_grid_thw=batch["image_grid_thw"] if has_pages else None,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
     states: Tensor = output.last_hidden_state
-    return states + touched if isinstance(touched, Tensor) else states
+    return states
 
 
-def _touch_vision(visual: Any) -> Tensor | float:
-    """Nothing, from a pass of the vision tower where it must not be left out.
+@contextmanager
+def _touching_vision(inner: Any) -> Iterator[None]:
+    """Within this context the tower runs where it does with pages: behind the embeddings.
+
+    Ranks gather their parts in the order of their passes, which must be one order.
+    """
+
+    def touch(_: Any, __: Any, embedded: Tensor) -> Tensor:
+        return embedded + _touch_vision(inner.visual).to(embedded.dtype)
+
+    if not _needs_vision(inner.visual):
+        yield
+        return
+    handle = inner.get_input_embeddings().register_forward_hook(touch)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _needs_vision(visual: Any) -> bool:
+    """Whether the tower may not be left out of a pass.
 
     Ranks that hold parts of it gather them together, and one with pages would wait forever for one
     without. And what is trained in it must get a gradient, if only of 0, in every batch.
     """
-    first = next(visual.parameters())
     trains = torch.is_grad_enabled() and any(p.requires_grad for p in visual.parameters())
-    if not (trains or is_sharded(first)):
-        return 0.0
+    return trains or is_sharded(next(visual.parameters()))
+
+
+def _touch_vision(visual: Any) -> Tensor:
+    """Nothing, from a pass of the vision tower over an empty page of one token."""
+    first = next(visual.parameters())
     patches = torch.zeros(4, 1536, device=first.device)
     output = visual(patches, grid_thw=torch.tensor([[1, 2, 2]], device=first.device))
     found = torch.utils._pytree.tree_leaves(dict(output) if hasattr(output, "keys") else output)

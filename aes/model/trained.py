@@ -40,7 +40,7 @@ def trained_folder(run_dir: Path) -> Path:
         return folder
     raise ValueError(
         f"{run_dir} holds neither {ADAPTER_FOLDER}/ nor {MODEL_FOLDER}/: its training did not "
-        "finish; train again"
+        "finish; go on with it by the same train.py command with run_dir= and resume=auto"
     )
 
 

@@ -207,7 +207,7 @@ def _strategy(costs: Costs) -> str:
 
 def _time(plan: Plan) -> Iterator[str]:
     time = plan.time
-    cost = f" for {time.cost:,.2f}" if time.cost is not None else ""
+    cost = f", price {time.cost:,.2f}" if time.cost is not None else ""
     parts = f"training {_duration(time.expected_s)}"
     if plan.communication.passes:
         parts += f" ({_duration(time.communication_s)} of it gathering)"

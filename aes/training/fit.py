@@ -19,7 +19,7 @@ from aes.metrics.results import Agreement
 from aes.ranks import Ranks
 from aes.records import Marked
 from aes.report.samples import SampleRow, write_samples_html
-from aes.training.bad_steps import BadSteps
+from aes.training.bad_steps import FOLDER, BadSteps
 from aes.training.checkpoint import Resumable
 from aes.training.checkpoint.callback import STATE_FILE, Checkpoints, RunFacts
 from aes.training.checkpoint.folder import clear_drafts
@@ -42,11 +42,13 @@ class Fitted:
         metrics: Last validation metrics by name, e.g. ``val/qwk/total``.
         groups: Agreement within each kind of degradation; empty without any.
         num_steps: Optimiser steps done.
+        num_skipped: Those of them that were left out, their loss or gradient being bad.
     """
 
     metrics: Mapping[str, float]
     groups: Mapping[str, Agreement]
     num_steps: int
+    num_skipped: int
 
 
 def fit(
@@ -73,8 +75,8 @@ def fit(
         start: Checkpoint to go on from; ``None``: begin, whatever a crash left in ``run_dir``.
 
     Raises:
-        ValueError: If a checkpoint cannot be written, or a step is bad and ``trainer.on_bad_loss``
-            says to stop.
+        ValueError: If a checkpoint cannot be written, a step is bad and ``trainer.on_bad_loss``
+            says to stop, or all steps were bad.
         SystemExit: With status 143 or 138 after SIGTERM or SIGUSR1, the step saved.
         KeyboardInterrupt: After Ctrl-C, the step saved; at once after the second one.
     """
@@ -96,7 +98,7 @@ def fit(
             signals=signals,
         )
         bad_steps = BadSteps(
-            run_dir / "bad_batches",
+            run_dir / FOLDER,
             policy=trainer.on_bad_loss,
             ranks=ranks,
             progress=progress,
@@ -131,7 +133,14 @@ def fit(
         metrics=validation_metrics(lightning_trainer),
         groups=_agreement_by_operation(module),
         num_steps=lightning_trainer.global_step,
+        num_skipped=progress.skipped_steps,
     )
+    if fitted.num_skipped >= fitted.num_steps > 0:
+        raise ValueError(
+            f"all {fitted.num_steps} steps were left out, since their loss or gradient was no "
+            f"finite number, so nothing was learned; look at {run_dir / FOLDER}, and start anew "
+            "with a lower optim.lr or mended data"
+        )
     skipped = {"train/skipped_steps": progress.skipped_steps} if progress.skipped_steps else {}
     found = {**_all_metrics(fitted), **skipped, **baselines}
     if ranks.is_first:

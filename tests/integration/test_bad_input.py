@@ -307,7 +307,7 @@ def test_no_free_disk(refused: Refused, tmp_path: Path, monkeypatch: pytest.Monk
     usage = namedtuple("usage", "total used free")
     almost_full = usage(BYTES_PER_GIB, BYTES_PER_GIB - 4096, 4096)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: almost_full)
-    words = (f"{tmp_path / 'run'} needs", "only 0.00 GiB are free", "run_dir=DIR")
+    words = (f"{tmp_path / 'run'} needs", "MiB are free", "run_dir=DIR")
     refused(FEW_SAMPLES, words=words)
 
 

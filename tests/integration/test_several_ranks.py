@@ -122,6 +122,29 @@ def test_when_one_rank_dies_the_other_stops_and_its_end_is_told(
     assert not [pid for pid in ranks if Path(f"/proc/{pid}").exists()]
 
 
+def test_a_scheduler_that_tells_every_process_gets_one_save(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    """The ranks are told twice: by the scheduler, and by the parent that passes it on."""
+    run_dir = tmp_path / "run"
+    line = ["hardware=cpux2", "strategy=zero2", *FEW, f"run_dir={run_dir}"]
+    parent = subprocess.Popen(
+        [sys.executable, ROOT / "train.py", *line],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    _await_steps(run_dir, [parent])
+    for pid in (*_children(parent.pid), parent.pid):
+        os.kill(pid, signal.SIGTERM)
+    _, error = parent.communicate(timeout=120)
+    assert parent.returncode == 143, error
+    assert "Stopped by SIGTERM" in error
+    (saved,) = (run_dir / "checkpoints").glob("step-*")
+    assert f"step {int(saved.name.removeprefix('step-'))} is saved" in error
+
+
 def _await_steps(run_dir: Path, processes: Sequence[subprocess.Popen[str]]) -> None:
     deadline = time.monotonic() + 240
     log = run_dir / "metrics.jsonl"

@@ -52,7 +52,7 @@ def test_a_file_in_the_way_is_a_sentence(tmp_path: Path) -> None:
 
 def test_free_space(tmp_path: Path) -> None:
     require_free_space(tmp_path / "not" / "there", 1)
-    with pytest.raises(ValueError, match=r"needs 1073741824\.00 GiB, but only .* are free"):
+    with pytest.raises(ValueError, match=r"needs 1,099,511,627,776 MiB, but only .* are free"):
         require_free_space(tmp_path, 2**60)
 
 

@@ -103,7 +103,7 @@ def test_a_torn_file_is_refused(run: tuple[Path, Any], load: Callable[..., Any])
 
 
 def test_an_unfinished_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="did not finish; train again"):
+    with pytest.raises(ValueError, match="did not finish; go on with it"):
         trained_folder(tmp_path)
     (tmp_path / "adapter").mkdir()
     with pytest.raises(ValueError, match=r"has no adapter_config\.json, so it is incomplete"):

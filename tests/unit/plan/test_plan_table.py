@@ -51,7 +51,7 @@ def test_the_numbers_that_decide_are_on_it(reference: Reference) -> None:
         "fits: ",
         "114 (38 an epoch) of 8 samples = 2 x 4 x 1; an epoch's last 4",
         "never reached in 114",
-        f"for {plan.time.cost:.2f}: training",
+        f", price {plan.time.cost:.2f}: training",
     ):
         assert part in text
     assert "Blockers" not in text

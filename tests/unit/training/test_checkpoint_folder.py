@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from aes.cli.launch import run_ranks
 from aes.ranks import ALONE
 from aes.training.checkpoint import Manifest, find_resumable, read_checkpoint
 from aes.training.checkpoint.folder import CheckpointFolder
@@ -266,3 +267,49 @@ def test_a_read_only_disk(small_disk: Path) -> None:
         folder.write(manifest(step), content(step))
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     require_refused(folder, os.strerror(errno.EROFS), size=KIB)
+
+
+def test_what_one_rank_cannot_write_no_rank_has_written(tmp_path: Path) -> None:
+    script = tmp_path / "rank.py"
+    script.write_text(
+        """
+import errno, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from aes.ranks import find_ranks
+from aes.training.checkpoint.folder import CheckpointFolder
+from test_checkpoint_folder import manifest
+
+ranks = find_ranks()
+ranks.connect("cpu")
+folder = CheckpointFolder(Path(sys.argv[1]) / "checkpoints", ranks=ranks, keep_last=2)
+
+def write(fails):
+    def write_files(aside):
+        if fails and ranks.rank == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        path = aside / f"rank-{ranks.rank:05d}.pt"
+        path.write_bytes(b"x")
+        return [path]
+    return write_files
+
+folder.write(manifest(2), write(False))
+try:
+    folder.write(manifest(4), write(True))
+except ValueError as error:
+    (Path(sys.argv[1]) / f"told-{ranks.rank}").write_text(str(error))
+ranks.disconnect()
+""",
+        encoding="utf-8",
+    )
+    assert (
+        run_ranks([sys.executable, str(script), str(tmp_path), str(Path(__file__).parent)], 2) == 0
+    )
+    told = {(tmp_path / f"told-{rank}").read_text(encoding="utf-8") for rank in (0, 1)}
+    (sentence,) = told
+    assert "rank 1 cannot write the checkpoint of step 4" in sentence
+    names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert names == {step_name(2)}
+    found = find_resumable(tmp_path / "checkpoints")
+    assert found is not None
+    assert set(found.manifest.files) == {"rank-00000.pt", "rank-00001.pt"}
