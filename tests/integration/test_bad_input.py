@@ -237,7 +237,10 @@ def test_a_page_that_cannot_be_opened(
             ("global_batch_size=6", "make it a multiple of 4", "hardware.micro_batch_size"),
         ),
         ("hardware=h800x4", ("strategy=single", "hardware=h800x4", "choose strategy=ddp")),
-        ("hardware=h800x4 strategy=zero2", ("hardware=h800x4 needs a CUDA device", "check_only=true")),
+        (
+            "hardware=h800x4 strategy=zero2",
+            ("hardware=h800x4 needs a CUDA device", "check_only=true"),
+        ),
         ("strategy=zero2", ("strategy=zero2 would do nothing", "use strategy=single")),
         ("page.min_pixels=1024", ("page.min_pixels=1024", "set model.min_pixels=65536")),
         ("adapter.rank=0", ("adapter.rank: must be at least 1, got 0",)),

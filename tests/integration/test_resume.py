@@ -75,6 +75,7 @@ def test_auto_goes_on_by_the_same_path_and_then_has_nothing_to_do(
     assert lines(cut) == lines(whole)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_made_longer_is_not_finished_before_its_end(
     train: Train,
     train_once: Callable[..., Path],
@@ -98,6 +99,7 @@ def test_a_run_that_is_made_longer_is_not_finished_before_its_end(
     assert "is at step 3, in epoch 1, already, beyond" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_broken_checkpoint_is_passed_over_and_a_path_starts_a_new_run(
     train: Train, cut: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -112,6 +114,7 @@ def test_a_broken_checkpoint_is_passed_over_and_a_path_starts_a_new_run(
     assert {path: path.read_bytes() for path in cut.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_auto_begins_where_there_is_nothing_to_go_on_from(
     train: Train, cut: Path, whole: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -179,6 +182,7 @@ def test_a_path_without_a_checkpoint_is_refused(
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_other_essays_are_refused(
     train: Train, essay_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -51,7 +51,7 @@ sys.exit(what.get("status", 0))
 RANKS = ("-m", "adapter.rank=4,8", "logger=none")
 
 
-pytestmark = pytest.mark.command
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)

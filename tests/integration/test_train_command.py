@@ -164,13 +164,13 @@ def _snippets(text: str) -> Iterable[str]:
     "choice",
     [
         "logger=csv",
-        "page=squared_paper",
-        "page=scan",
+        pytest.param("page=squared_paper", marks=pytest.mark.slow),
+        pytest.param("page=scan", marks=pytest.mark.slow),
         "page=none",
         "adapter=none",
         "adapter=lora_experts",
-        "loss=ce",
-        "decoding=greedy",
+        pytest.param("loss=ce", marks=pytest.mark.slow),
+        pytest.param("decoding=greedy", marks=pytest.mark.slow),
     ],
 )
 def test_every_kind_of_run_trains(

@@ -38,7 +38,7 @@ def test_gradients_and_states_are_cut_by_all_but_ddp(reference: Reference) -> No
 def test_a_bucket_has_an_upper_end(reference: Reference) -> None:
     everything = {"MLP": (2 * 10**9, 2 * 10**9)}
     memory = reference(hardware=FOUR, strategy="zero3", parameters=everything).memory
-    assert memory.buffers == pytest.approx(4 * 5e8 / 2**30)
+    assert memory.buffers == pytest.approx(4 * 2e8 / 2**30)
 
 
 def test_gathered_are_the_layer_at_work_the_next_and_its_buffer(reference: Reference) -> None:
