@@ -34,7 +34,7 @@ def build_module(
             cache=settings.cache,
             precision=hardware.precision,
             accelerator=hardware.accelerator,
-            gradient_checkpointing=settings.trainer.gradient_checkpointing,
+            gradient_checkpointing=settings.trainer.gradient_checkpointing not in ("none", "auto"),
             seed=settings.seed,
             strategy=settings.strategy,
             ranks=ranks,

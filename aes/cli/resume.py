@@ -42,6 +42,8 @@ _NO_INFLUENCE = (
 _LAYOUT = (
     *("hardware.accelerator", "hardware.devices", "hardware.num_nodes"),
     *("hardware.micro_batch_size", "trainer.gradient_checkpointing", "strategy"),
+    *("trainer.gradient_checkpointing_every", "kernels", "vision_cache", "engine"),
+    *("batching.layout", "batching.max_tokens"),
 )
 """Keys that decide who computes what: without dropout, only the order of additions."""
 

@@ -226,7 +226,7 @@ def make_run_plan(settings: Settings, samples: Samples) -> Plan:
         global_batch_size=settings.global_batch_size,
         validation_batch_size=settings.decoding.batch_size,
         lr=settings.optim.lr,
-        checkpointing=trainer.gradient_checkpointing,
+        checkpointing=trainer.gradient_checkpointing not in ("none", "auto"),
         machine_memory_gib=psutil.virtual_memory().total / 2**30 if on_cpu else None,
     )
 

@@ -23,9 +23,10 @@ from aes.cli.hydra_errors import no_such_key
 from aes.cli.source import dotted_keys
 from aes.cli.validate import invalid_sentence, unknown_key
 from aes.corpus import Corpus
+from aes.data import BatchingSpec
 from aes.hardware import HardwareSpec, StrategySpec
-from aes.inference import DecodingSpec
-from aes.model import AdapterSpec, ModelSpec
+from aes.inference import DecodingSpec, EngineSpec
+from aes.model import AdapterSpec, KernelSpec, ModelSpec, VisionCacheSpec
 from aes.page import PageSpec
 from aes.prompt import PromptSpec
 from aes.rubric import Rubric
@@ -74,6 +75,10 @@ class Settings:
     checkpoint: CheckpointSpec
     sample_table: SampleTableSpec
     logger: LoggerSpec
+    kernels: KernelSpec
+    batching: BatchingSpec
+    vision_cache: VisionCacheSpec
+    engine: EngineSpec
     hardware: HardwareSpec
     strategy: StrategySpec
     seed: int
@@ -116,6 +121,10 @@ GROUPS = (
     "optim",
     "trainer",
     "logger",
+    "kernels",
+    "batching",
+    "vision_cache",
+    "engine",
     "hardware",
     "strategy",
 )

@@ -1,1 +1,5 @@
 """Examples to tensors: tokens, positions, patches, batches."""
+
+from aes.data.spec import BatchingSpec
+
+__all__ = ["BatchingSpec"]

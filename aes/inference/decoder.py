@@ -15,7 +15,7 @@ from torch import Tensor
 
 from aes.data.collate import pad_prompts
 from aes.data.processor import Encoded, Processor
-from aes.model.forward import hidden_states
+from aes.kernels.forward import hidden_states
 
 
 @dataclass(frozen=True)

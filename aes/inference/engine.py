@@ -24,8 +24,8 @@ from aes.inference.prompts import Prompt, draw_prompts, read_prompt
 from aes.inference.scores import write_scores
 from aes.inference.spec import DecodingSpec
 from aes.inference.writing import FreeText, write, write_feedback
+from aes.kernels.forward import autocast
 from aes.model.adapters import without_adapter
-from aes.model.forward import autocast
 from aes.page import PageRenderer
 from aes.prompt import AnswerSchema
 from aes.records import Answer, Example

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from aes.data.guide import ScoreGuide
 from aes.inference.decoder import Branch, CachedRows
-from aes.model.forward import allowed_logits, logits
+from aes.kernels.forward import allowed_logits, logits
 from aes.prompt import AnswerSchema
 
 Distribution = Literal["constrained", "model"]

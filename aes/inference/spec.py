@@ -41,3 +41,19 @@ class DecodingSpec:
     max_feedback_chars: Annotated[int, Field(ge=1)]
     max_feedback_tokens: Annotated[int, Field(ge=1)]
     max_answer_tokens: Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class HfEngineSpec:
+    """The loaded model answers by itself.
+
+    Attributes:
+        static_cache: Keys and values are written in place, without a copy at each token.
+        cuda_graphs: A decoding step is recorded once and replayed; on a card only.
+    """
+
+    static_cache: bool
+    cuda_graphs: bool
+
+
+EngineSpec = HfEngineSpec

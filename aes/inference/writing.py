@@ -16,7 +16,7 @@ from aes.data.processor import Processor
 from aes.inference.decoder import CachedRows
 from aes.inference.grammar import Written, grammar_tokenizer
 from aes.inference.scores import ScoredAnswer
-from aes.model.forward import logits
+from aes.kernels.forward import logits
 
 
 class Writer(Protocol):

@@ -1,5 +1,19 @@
 """Qwen3-VL and what is trained of it."""
 
-from aes.model.spec import AdapterSpec, LoraSpec, ModelSpec, NoAdapterSpec
+from aes.model.spec import (
+    AdapterSpec,
+    KernelSpec,
+    LoraSpec,
+    ModelSpec,
+    NoAdapterSpec,
+    VisionCacheSpec,
+)
 
-__all__ = ["AdapterSpec", "LoraSpec", "ModelSpec", "NoAdapterSpec"]
+__all__ = [
+    "AdapterSpec",
+    "KernelSpec",
+    "LoraSpec",
+    "ModelSpec",
+    "NoAdapterSpec",
+    "VisionCacheSpec",
+]

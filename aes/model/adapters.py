@@ -79,11 +79,6 @@ def _require_modules(model: Any, names: tuple[str, ...]) -> None:
             )
 
 
-def unwrap(model: Any) -> Any:
-    """The transformers model inside ``model``, with adapters in place if it has any."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
 @contextmanager
 def without_adapter(model: Any) -> Iterator[None]:
     """Within this context ``model`` is the base that it was made from.

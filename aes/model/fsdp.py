@@ -12,7 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from aes.model.adapters import add_adapter, unwrap
+from aes.kernels.parts import unwrap
+from aes.model.adapters import add_adapter
 from aes.model.sharding import (
     build_empty,
     join_alone,

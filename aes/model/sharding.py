@@ -91,11 +91,6 @@ def join_alone(ranks: Ranks, accelerator: Literal["cpu", "cuda"]) -> None:
         )
 
 
-def is_sharded(parameter: Any) -> bool:
-    """Whether this rank holds only a part of a parameter."""
-    return hasattr(parameter, "ds_id") or hasattr(parameter, "full_tensor")
-
-
 def full_tensor(parameter: Any) -> Tensor:
     """The whole of a parameter on every rank, detached; all ranks must ask for it together."""
     if hasattr(parameter, "ds_id"):  # ZeRO-3

@@ -51,6 +51,8 @@ class ModelSpec:
 
     Attributes:
         path: Local folder or hub id; ``None`` builds random weights from the geometry.
+        quantization: Frozen linear layers are held in 8 or 4 bits (bitsandbytes); dense models on
+            one device or under ddp alone.
         architecture: ``model_type`` of the checkpoint's config.
         weights_seed: Seeds random weights; ``None`` for a checkpoint.
         modules_to_save: Names (suffixes) of modules that are trained whole beside LoRA.
@@ -62,6 +64,7 @@ class ModelSpec:
     """
 
     path: str | None
+    quantization: Literal["none", "8bit", "4bit"]
     architecture: Literal["qwen3_vl", "qwen3_vl_moe"]
     weights_seed: int | None
     modules_to_save: tuple[str, ...]
@@ -103,3 +106,42 @@ class NoAdapterSpec:
 
 
 AdapterSpec = LoraSpec | NoAdapterSpec
+
+
+@dataclass(frozen=True, kw_only=True, config=_SCHEMA)
+class KernelSpec:
+    """How a pass through the model is computed; the result is the same but for rounding.
+
+    Attributes:
+        experts: ``eager``, ``batched_mm`` and ``grouped_mm`` are transformers' own. ``frozen``:
+            grouped products with a backward pass that keeps the pre-activation alone, for experts
+            that are not trained. ``auto``: ``frozen`` where that is so, else ``grouped_mm``.
+        attention: ``eager`` and ``sdpa`` are transformers' own. ``varlen``: each sample of a packed
+            row by itself. ``auto``: the fastest that fits the device and the batches.
+        vision_without_grad: A tower in which nothing is trained runs without autograd.
+        logit_rows: Rows of ``lm_head``'s logits that are there at once; ``None``: all.
+        fused_ops: RMSNorm, rotary positions and SwiGLU as one operation each. ``auto``: those that
+            help on the device.
+        compile: ``layers``: ``torch.compile`` of each decoder layer.
+    """
+
+    experts: Literal["auto", "eager", "batched_mm", "grouped_mm", "frozen"]
+    attention: Literal["auto", "eager", "sdpa", "varlen"]
+    vision_without_grad: bool
+    logit_rows: _Positive | None
+    fused_ops: Literal["auto", "none", "all"]
+    compile: Literal["none", "layers"]
+
+
+@dataclass(frozen=True, kw_only=True, config=_SCHEMA)
+class VisionCacheSpec:
+    """Where the features of pages are kept that a frozen tower made.
+
+    Attributes:
+        place: ``memory``: of the host, for this run; ``disk``: in the cache folder, for later runs
+            too; ``none``: nowhere.
+        max_gib: Bound of it, of one rank; pages beyond are computed each time.
+    """
+
+    place: Literal["none", "memory", "disk"]
+    max_gib: Annotated[float, Field(gt=0)]

@@ -113,7 +113,7 @@ def _changes(load: Workload, found: Workload) -> str:
         if value != getattr(load.hardware, name):
             changes.append(f"hardware.{name}={value}")
     if found.checkpointing != load.checkpointing:
-        changes.append("trainer.gradient_checkpointing=true")
+        changes.append("trainer.gradient_checkpointing=all")
     return " ".join(changes)
 
 

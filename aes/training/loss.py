@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from aes.data.collate import IGNORED
 from aes.data.processor import FREE_STEP
-from aes.model.forward import allowed_logits, hidden_states, logits
+from aes.kernels.forward import allowed_logits, hidden_states, logits
 from aes.training.score_loss import summed_score_loss
 from aes.training.spec import ExpectedLossSpec, LossSpec, OrdinalLossSpec
 

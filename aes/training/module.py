@@ -14,9 +14,9 @@ from torch import Tensor
 from aes.data.collate import add_branches
 from aes.data.datamodule import Dealt
 from aes.grading import Grader
+from aes.kernels.forward import autocast
 from aes.metrics.grades import AgreementMetrics, validation_names
 from aes.model.adapters import trainable_lora_b
-from aes.model.forward import autocast
 from aes.model.sharding import full_tensor
 from aes.ranks import ALONE, Ranks
 from aes.records import Example, Grade

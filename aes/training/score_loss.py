@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from aes.model.forward import allowed_logits
+from aes.kernels.forward import allowed_logits
 from aes.training.spec import ExpectedLossSpec, OrdinalLossSpec
 
 

@@ -95,8 +95,11 @@ class TrainerSpec:
     Attributes:
         max_epochs: Passes over the training split.
         max_steps: Optimiser steps after which to stop early; ``None``: no such limit.
-        gradient_checkpointing: Keep only each layer's input for the backward pass and compute the
-            rest again: much less memory for about a third more work.
+        gradient_checkpointing: What the backward pass computes again instead of keeping it.
+            ``none``; ``attention``: of each layer its attention; ``every_nth``: each n-th layer
+            whole; ``all``: all layers, for much less memory and about a third more work; ``auto``:
+            the cheapest of these that fits the device by the plan.
+        gradient_checkpointing_every: The n of ``every_nth``: 2 computes every second layer again.
         gradient_clip_norm: Gradients are scaled down to this norm; ``None``: never.
         log_every_n_steps: Optimiser steps between two lines of ``metrics.jsonl``.
         val_every_n_epochs: Validation comes after every so many epochs, and after the last.
@@ -107,7 +110,8 @@ class TrainerSpec:
 
     max_epochs: Annotated[int, Field(ge=1)]
     max_steps: Annotated[int, Field(ge=1)] | None
-    gradient_checkpointing: bool
+    gradient_checkpointing: Literal["auto", "none", "attention", "every_nth", "all"]
+    gradient_checkpointing_every: Annotated[int, Field(ge=2)]
     gradient_clip_norm: Annotated[float, Field(gt=0)] | None
     log_every_n_steps: Annotated[int, Field(ge=1)]
     val_every_n_epochs: Annotated[int, Field(ge=1)]

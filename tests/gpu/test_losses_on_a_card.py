@@ -15,8 +15,8 @@ from torch import Tensor
 
 from aes.data.collate import add_branches
 from aes.data.processor import Processor
+from aes.kernels.forward import autocast, hidden_states
 from aes.model import LoraSpec, ModelSpec
-from aes.model.forward import autocast, hidden_states
 from aes.model.loading import load_model
 from aes.records import Essay
 from aes.training import LossSpec

@@ -19,7 +19,8 @@ from aes.data.processor import Processor
 from aes.grading import Grader
 from aes.hardware import accumulation_steps
 from aes.inference.engine import Engine
-from aes.model.adapters import trainable_lora_b, unwrap, without_adapter
+from aes.kernels.parts import unwrap
+from aes.model.adapters import trainable_lora_b, without_adapter
 from aes.model.loading import load_model
 from aes.model.sharding import full_tensor, trained_state_dict
 from aes.ranks import Ranks, find_ranks

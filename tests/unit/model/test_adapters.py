@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from aes.kernels.forward import hidden_states, logits
 from aes.model import LoraSpec, ModelSpec
 from aes.model.adapters import trainable_lora_b
-from aes.model.forward import hidden_states, logits
 from aes.model.loading import build_on_meta
 from aes.model.spec import NoAdapterSpec
 from aes.records import Essay

@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from aes.kernels.forward import hidden_states
 from aes.model import LoraSpec, ModelSpec
 from aes.model.config import build_config
-from aes.model.forward import hidden_states
 from aes.model.loading import (
     load_base,
     load_model,

@@ -15,7 +15,7 @@ def test_the_plan_foretells_the_peak_of_a_real_step(session_cache: Path) -> None
         [
             f"paths.cache={session_cache}",
             "hardware.micro_batch_size=2",
-            "trainer.gradient_checkpointing=true",
+            "trainer.gradient_checkpointing=all",
         ]
     )
     planned = benchmark["planned"](plan)

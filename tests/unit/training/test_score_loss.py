@@ -15,8 +15,8 @@ from torch.autograd import gradcheck
 from aes.data.collate import Collator, add_branches
 from aes.data.guide import ScoreGuide
 from aes.data.processor import Processor
+from aes.kernels.forward import hidden_states, logits
 from aes.model import ModelSpec, NoAdapterSpec
-from aes.model.forward import hidden_states, logits
 from aes.model.loading import load_model
 from aes.prompt import AnswerSchema
 from aes.records import Essay, Example, Message

@@ -9,8 +9,8 @@ import torch
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from aes.hardware import HardwareSpec, StrategySpec
+from aes.kernels.forward import hidden_states
 from aes.model import LoraSpec
-from aes.model.forward import hidden_states
 from aes.model.spec import NoAdapterSpec
 from aes.model.zero import deepspeed_config
 from aes.ranks import ALONE, Ranks

@@ -13,8 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from aes.model.adapters import unwrap
-from aes.model.sharding import is_sharded
+from aes.kernels.parts import is_sharded, unwrap
 
 
 def hidden_states(model: Any, batch: Mapping[str, Tensor], *, cache: Any = None) -> Tensor:
