@@ -130,6 +130,9 @@ FIXED = ""
 FREE = "*"
 """Slot of a text that is the writer's own."""
 
+NO_ANSWER = "no answer: "
+"""What a Grade's ``parse_error`` begins with where no answer came."""
+
 Page = PageLayout | Path | PdfPage
 """A page to draw, an image file to open, or a page of a PDF to open."""
 
@@ -190,11 +193,14 @@ class Answer:
         text: The whole answer as text.
         distributions: Probability of each valid score (index 0 = the trait's minimum) by trait,
             as the model gives it after the scores that were written before. Empty for free text.
+        error: Why there is no answer, as from a server that could not be reached; empty if there
+            is one.
     """
 
     id: str
     text: str
     distributions: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    error: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,6 +252,11 @@ class Grade:
     feedback: str = ""
     parse_error: str = ""
     raw: str = ""
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether no answer came at all, so that the model has said nothing about the essay."""
+        return self.parse_error.startswith(NO_ANSWER)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
     python benchmarks/plan_memory.py [--out FILE] [key=value ...]
 
 Settings are train.py's, for example ``hardware=h800x1 hardware.micro_batch_size=8``. Loads the
-model, makes a micro-batch of the longest sample alone, as the plan assumes, and takes two optimiser
+model, makes a micro-batch of the longest samples, as the plan assumes, and takes two optimiser
 steps. Weights, gradients and optimiser states are summed over their tensors; the rest is the peak
 of everything that PyTorch allocated, less those: on a GPU as its allocator counts it, on a CPU by
 watching each tensor come and go, which misses what operators allocate within themselves.
@@ -29,15 +29,14 @@ from aes.cli.compose import compose, resolve, without_hydra
 from aes.cli.samples import make_run_plan, prepare_samples
 from aes.cli.settings import Settings, bind_settings
 from aes.cli.source import CONFIG_DIR, Source
-from aes.data.collate import Collator
 from aes.data.sampler import Pick
 from aes.plan import Plan
 from aes.ranks import ALONE
 from aes.training.optim import build_optimizer
 
 MIB = 2**20
-# Logits as the plan counts them, and no part of a plan that another process would disturb.
-COMMON = ("loss=ce", "logger=none")
+# Logits as the plan counts them, and the tower within the step, as in a run's first one.
+COMMON = ("loss=ce", "logger=none", "vision_cache=none")
 
 
 class AllocationPeak(TorchDispatchMode):
@@ -89,10 +88,10 @@ def measure(overrides: Sequence[str]) -> tuple[Plan, dict[str, float]]:
     settings = read_settings(overrides)
     samples = prepare_samples(settings, Console(quiet=True))
     plan = make_run_plan(settings, samples)
-    module = build_module(settings, samples, num_steps=2, ranks=ALONE)
+    module = build_module(settings, samples, plan=plan, ranks=ALONE)
     device = next(module.model.parameters()).device
     module.to(device)
-    batch = {name: t.to(device) for name, t in _longest_batch(settings, samples).items()}
+    batch = {name: t.to(device) for name, t in _largest_batch(settings, samples).items()}
     parts = _step_twice(module, build_optimizer(module.model, settings.optim), batch)
     return plan, {name: num_bytes / 2**30 for name, num_bytes in parts.items()}
 
@@ -109,15 +108,14 @@ def planned(plan: Plan) -> dict[str, float]:
     }
 
 
-def _longest_batch(settings: Settings, samples: Any) -> dict[str, torch.Tensor]:
+def _largest_batch(settings: Settings, samples: Any) -> dict[str, torch.Tensor]:
     lengths = samples.train.column("num_tokens")
     supervised = samples.train.column("num_supervised")
-    size = settings.hardware.micro_batch_size
-    index = max(range(len(lengths)), key=lengths.__getitem__)
-    pick = Pick(index, size * supervised[index], False)
-    processor = samples.processor
-    collate = Collator(image_token=processor.image_token, pad_token=processor.pad_token)
-    return collate([build_data(settings, samples, ALONE).dataset[pick]] * size)
+    longest = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
+    chosen = longest[: settings.hardware.micro_batch_size]
+    total = sum(supervised[index] for index in chosen)
+    data = build_data(settings, samples, ALONE)
+    return data.collator([data.dataset[Pick(index, total, False)] for index in chosen])
 
 
 def _step_twice(module: Any, optimizer: Any, batch: dict[str, torch.Tensor]) -> dict[str, float]:

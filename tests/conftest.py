@@ -13,6 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import yaml
 
+from aes.data import BatchingSpec
 from aes.data.processor import Processor
 from aes.model import LoraSpec, ModelSpec
 from aes.model.loading import load_model, model_folder
@@ -35,6 +36,14 @@ def _read_conf(name: str, **changes: Any) -> dict[str, Any]:
 def read_conf() -> Callable[..., dict[str, Any]]:
     """The plain values of one file under conf, e.g. ``read_conf("model/nano", path=None)``."""
     return _read_conf
+
+
+@pytest.fixture(scope="session")
+def make_batching() -> Callable[..., BatchingSpec]:
+    """The default way to make up batches, padded, with any setting replaced."""
+    return lambda **changes: BatchingSpec(
+        **_read_conf("batching/planned", **({"layout": "padded"} | changes))
+    )
 
 
 @pytest.fixture(scope="session")
@@ -157,7 +166,7 @@ def load_nano(nano_spec: ModelSpec, session_cache: Path) -> Callable[..., Any]:
             cache=session_cache,
             precision="fp32",
             accelerator="cpu",
-            gradient_checkpointing=False,
+            gradient_checkpointing="none",
             seed=seed,
         )
 
@@ -170,7 +179,7 @@ def make_batch(builder: ExampleBuilder, processor: Processor) -> Callable[..., A
     from aes.data.collate import Collator
     from aes.data.dataset import draw_patches
 
-    def make(essays: Sequence[Essay]) -> Any:
+    def make(essays: Sequence[Essay], *, is_packed: bool = False) -> Any:
         items: list[dict[str, Any]] = []
         for essay in essays:
             example = builder.build(essay)
@@ -181,7 +190,9 @@ def make_batch(builder: ExampleBuilder, processor: Processor) -> Callable[..., A
         total = sum(len(item["encoded"].steps) for item in items)
         for item in items:
             item["num_supervised_in_step"] = total
-        collate = Collator(image_token=processor.image_token, pad_token=processor.pad_token)
+        collate = Collator(
+            image_token=processor.image_token, pad_token=processor.pad_token, is_packed=is_packed
+        )
         return collate(items)
 
     return make

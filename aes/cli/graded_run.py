@@ -15,6 +15,7 @@ from aes.cli.grading import EssaysOfPart
 from aes.cli.grading_task import GradingTask, GradingTeam, LazyGrader, grade_share
 from aes.cli.requests import EvaluationRequest, TrainedRun, plain
 from aes.grading.journal import Journal
+from aes.inference import VllmSpec
 from aes.model.trained import trained_digest
 from aes.records import Example, Marked, PageLayout, PdfPage
 
@@ -125,7 +126,10 @@ def _what_grades_depend_on(
     asked = hashlib.sha256(repr((examples, contents)).encode()).hexdigest()[:12]
     decoding, page = plain(settings.decoding), plain(settings.page)
     del decoding["batch_size"], page["save_dir"]  # change no grade
+    # Not a key of its own for the model loaded here, so that earlier grades stay valid.
+    engine = {"engine": "vllm"} if isinstance(settings.engine, VllmSpec) else {}
     return {
+        **engine,
         "adapter": trained_digest(run.path) if with_adapter else "off",
         "model": plain(settings.model),
         "decoding": decoding,

@@ -9,10 +9,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from aes.cli.engines import needs_weights, open_engine
 from aes.cli.requests import Part, TrainedRun
 from aes.cli.samples import SPLIT_FILE, Material, read_and_split, tokenise
 from aes.cli.saved_run import read_run
@@ -54,7 +55,9 @@ def read_part(run: TrainedRun, part: Part, console: Console) -> EssaysOfPart:
     """
     settings = run.settings
     # Asked as in training, all alike: a prompt must not tell which essays have a comment.
-    material, split = read_and_split(settings, console, weights=True, feedback=run.asks_feedback)
+    material, split = read_and_split(
+        settings, console, weights=needs_weights(settings), feedback=run.asks_feedback
+    )
     if part == "all":
         essays = settings.data.expand(material.reading.essays, seed=settings.seed)
     else:
@@ -154,25 +157,11 @@ def open_grader(
         ValueError: If the weights are not there or do not fit.
     """
     from aes.grading import Grader
-    from aes.inference.engine import Engine
-    from aes.model.trained import load_trained
 
-    settings = run.settings
-    model: Any = load_trained(
-        settings.model,
-        run.path,
-        cache=settings.cache,
-        precision=settings.hardware.precision,
-        accelerator=settings.hardware.accelerator,
+    engine = open_engine(run, processor=processor, renderer=builder.renderer)
+    return Grader(
+        engine=engine, rubric=run.settings.rubric, builder=builder, calibration=calibration
     )
-    engine = Engine(
-        model=model,
-        processor=processor,
-        renderer=builder.renderer,
-        decoding=settings.decoding,
-        precision=settings.hardware.precision,
-    )
-    return Grader(engine=engine, rubric=settings.rubric, builder=builder, calibration=calibration)
 
 
 def progress_label(ranks: Ranks) -> str | None:

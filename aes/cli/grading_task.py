@@ -133,9 +133,18 @@ def mark(
     scores_only: bool,
     progress: str | None,
 ) -> Iterator[Marked]:
-    """Grades beside what is known about the essays, in order."""
+    """Grades beside what is known about the essays, in order.
+
+    Raises:
+        ValueError: After all others, if some essays got no answer: they are not counted as
+            answers that could not be read.
+    """
     grades = grader.grade(examples, scores_only=scores_only, progress=progress)
+    missing: list[str] = []
     for example, grade in zip(examples, grades, strict=True):
+        if grade.is_missing:
+            missing.append(f"{grade.id}: {grade.parse_error}")
+            continue
         yield Marked(
             id=example.id,
             source=example.source,
@@ -145,4 +154,9 @@ def mark(
             gold_text="".join(text for text, _ in example.answer),
             grade=grade,
             fold=fold,
+        )
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of {len(examples)} essays got no answer, the first being "
+            f"{missing[0]}; the others are kept, so mend that and start the same command again"
         )

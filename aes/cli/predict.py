@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from aes.cli.agreement import require_same, require_same_settings
+from aes.cli.engines import needs_weights
 from aes.cli.grading import open_grader
 from aes.cli.inbox import require_room
 from aes.cli.launch import launch, must_launch
@@ -28,6 +29,7 @@ from aes.cli.samples import make_builder, make_processor
 from aes.cli.team import follow
 from aes.corpus.submissions import Submission, check_submission, read_submissions
 from aes.grading.calibration_file import CALIBRATION_FILE, load_calibration
+from aes.inference import VllmSpec
 from aes.model.trained import read_grading_facts, trained_digest
 from aes.page.pdf import num_pages
 from aes.ranks import find_ranks
@@ -133,7 +135,7 @@ def _ask(request: PredictionRequest) -> None:
     if submission.essay is None:
         raise ValueError(submission.error)
     example = builder.ask(submission.essay, question)
-    processor = make_processor(request.run.settings, weights=True)
+    processor = make_processor(request.run.settings, weights=needs_weights(request.run.settings))
     sizes = [builder.renderer.size(page) for page in example.pages]
     num_tokens = len(processor.encode(example, sizes).input_ids)
     try:
@@ -207,6 +209,8 @@ def _provenance(request: PredictionRequest, *, feedback: bool) -> Provenance:
         "feedback": feedback,
         "calibration": request.calibration.method,
     }
+    if isinstance(settings.engine, VllmSpec):
+        depends["engine"] = "vllm"
     content = json.dumps(depends, sort_keys=True, ensure_ascii=False)
     if request.calibration.method != "none":
         path = request.calibration.path or request.run.path / CALIBRATION_FILE

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aes.cli.engines import needs_weights
 from aes.cli.grading import open_grader, progress_label
 from aes.cli.inbox import Inbox, OpenedPages
 from aes.cli.requests import PredictionRequest
@@ -89,7 +90,7 @@ class Predictor:
         settings = self.request.run.settings
         builder = make_builder(settings, feedback=task.feedback)
         builder.renderer = pages = OpenedPages(settings.page)
-        processor = make_processor(settings, weights=True)
+        processor = make_processor(settings, weights=needs_weights(settings))
         own = share_of(task.submissions, self.ranks, size=_work)
         inbox = Inbox(own, builder, pages, processor, settings.data.max_tokens, writer)
         if not inbox.num_essays:

@@ -20,6 +20,7 @@ from aes.cli.settings import Settings, bind, bind_settings, bind_target
 from aes.cli.source import Source
 from aes.cli.validate import check_grading
 from aes.grading import CalibrationSpec
+from aes.inference import VllmSpec
 from aes.model.trained import MODEL_FOLDER, read_grading_facts, trained_folder
 from aes.prompt.suite_spec import NoSuiteSpec, SuiteSpec
 
@@ -157,6 +158,11 @@ def bind_evaluation(source: Source) -> EvaluationRequest:
     if values.second is not None:
         run = read_run(values.second.expanduser())
         second = _bind_run(run, _compose(source, run), source, other)
+    if (second or len(runs) > 1) and isinstance(runs[0].settings.engine, VllmSpec):
+        raise ValueError(
+            "engine=vllm has one run's adapter at a time, so it cannot answer for several runs; "
+            "evaluate them one by one, or use engine=hf"
+        )
     return EvaluationRequest(runs=runs, second=second, values=values, suite=suite)
 
 

@@ -11,10 +11,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from aes.cli.layout import choose_batching, choose_kernels
 from aes.cli.settings import Settings
 from aes.corpus import Reading, Split
 from aes.files import write_atomically
@@ -23,6 +24,7 @@ from aes.report.check_table import print_check
 if TYPE_CHECKING:
     from aes.data.prepare import Prepared
     from aes.data.processor import Processor
+    from aes.model.vision_cache import KeptFeatures
     from aes.plan import Plan
     from aes.prompt.build import ExampleBuilder
     from aes.records import Essay
@@ -207,10 +209,12 @@ def make_run_plan(settings: Settings, samples: Samples) -> Plan:
     )
     trainer, checkpoint = settings.trainer, settings.checkpoint
     on_cpu = settings.hardware.accelerator == "cpu"
+    meta = build_on_meta(settings.model, settings.adapter)
+    page_features = plan_features(settings, samples, meta)
     return make_plan(
         model=settings.model,
         adapter=settings.adapter,
-        parameters=count_parameters(build_on_meta(settings.model, settings.adapter)),
+        parameters=count_parameters(meta),
         hardware=settings.hardware,
         strategy=settings.strategy,
         data=data,
@@ -224,10 +228,36 @@ def make_run_plan(settings: Settings, samples: Samples) -> Plan:
         ),
         ranges=settings.rubric.ranges,
         global_batch_size=settings.global_batch_size,
+        batching=choose_batching(settings),
         validation_batch_size=settings.decoding.batch_size,
         lr=settings.optim.lr,
-        checkpointing=trainer.gradient_checkpointing not in ("none", "auto"),
+        checkpointing=trainer.gradient_checkpointing,
+        checkpointing_every=trainer.gradient_checkpointing_every,
+        kernels=choose_kernels(settings),
+        caches_vision=page_features.place != "none",
         machine_memory_gib=psutil.virtual_memory().total / 2**30 if on_cpu else None,
+        page_features=page_features,
+    )
+
+
+def plan_features(settings: Settings, samples: Samples, model: Any) -> KeptFeatures:
+    """What is kept of pages' features.
+
+    Args:
+        model: With its adapter; may be on the meta device.
+
+    Raises:
+        ValueError: If a place was asked for that would be of no use.
+    """
+    from aes.model.vision_cache import choose_place
+
+    return choose_place(
+        settings.vision_cache,
+        model,
+        strategy=settings.strategy,
+        precision=settings.hardware.precision,
+        num_page_tokens=sum(samples.train.column("num_image_tokens")),
+        max_epochs=settings.trainer.max_epochs,
     )
 
 

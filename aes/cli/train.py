@@ -137,8 +137,8 @@ def train(
     trainable = sum(count.trainable for count in plan.parameters.values())
     require_free_space(settings.run_dir, 4 * trainable * 7 + 64 * 2**20)
     seed_everything(settings.seed, verbose=False)
-    module = build_module(settings, samples, num_steps=plan.steps.total, ranks=ranks)
-    data = build_data(settings, samples, ranks)
+    module = build_module(settings, samples, plan=plan, ranks=ranks)
+    data = build_data(settings, samples, ranks, module.vision_cache)
     seed_everything(settings.seed + ranks.rank, verbose=False)  # ranks drop out other inputs
     resume = origin.resume
     run_dir = _make_run_directory(settings, samples, plan, ranks, reuse=resume.reuses_run_dir)
@@ -165,6 +165,8 @@ def train(
             baselines=baselines,
         )
     close_logger(logger)
+    if module.vision_cache is not None:
+        console.print(Text(module.vision_cache.close()), soft_wrap=True)
     finish(settings, module.model, samples, fitted, baselines, run_dir, ranks, console)
 
 

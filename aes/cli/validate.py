@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from aes.cli.errors import nearest, one_line
+from aes.cli.layout import check_batching, choose_kernels
 from aes.hardware import accumulation_steps
+from aes.inference import VllmSpec
 from aes.model import LoraSpec
+from aes.model.quantization import require_bitsandbytes, require_quantizable
 from aes.ranks import find_ranks
 from aes.training.requirements import check_strategy_requirements, require_possible
 
@@ -153,11 +156,20 @@ def check_combination(settings: Settings) -> None:
         micro_batch_size=hardware.micro_batch_size,
         num_ranks=hardware.num_ranks,
     )
+    if isinstance(settings.engine, VllmSpec):
+        raise ValueError(
+            f"engine={settings.choices['engine']} answers for evaluate.py and predict.py alone, "
+            "since validation needs the weights that are being trained; leave it out"
+        )
     _check_strategy(settings)
     _check_adapter(settings)
+    _check_quantization(settings)
+    check_batching(settings)
+    _check_kernels(settings)
     _check_monitor(settings)
     if not settings.check_only:
         _check_machine(settings, otherwise=", or only plan the run with check_only=true")
+        require_bitsandbytes(settings.model.quantization, hardware.accelerator)
         check_strategy_requirements(settings.strategy, hardware)
 
 
@@ -196,7 +208,31 @@ def check_grading(settings: Settings, run_dir: Path, *, overrides: Sequence[str]
             f"hardware.num_nodes={settings.hardware.num_nodes}: set it to 1 to grade on this "
             "machine alone, or start on every node by torchrun or srun, as docs/scaling.md shows"
         )
-    _check_machine(settings, otherwise="")
+    if isinstance(settings.engine, VllmSpec):
+        _check_vllm(settings, settings.engine)
+    else:
+        _check_machine(settings, otherwise="")
+        _check_quantization(settings)
+        require_bitsandbytes(settings.model.quantization, settings.hardware.accelerator)
+
+
+def _check_vllm(settings: Settings, spec: VllmSpec) -> None:
+    """One process asks; cards are the server's, or vLLM's own in this process."""
+    hardware = settings.hardware
+    if hardware.num_ranks > 1:
+        cure = "hardware=cpu" if spec.urls else "hardware.devices=1 engine.tensor_parallel_size=N"
+        raise ValueError(
+            f"engine={settings.choices['engine']} is asked by one process, but hardware="
+            f"{settings.choices['hardware']} starts {hardware.num_ranks}; add {cure}, and serve "
+            "with vllm serve --data-parallel-size N or on several hosts for copies of the model"
+        )
+    if settings.model.quantization != "none" and not spec.urls:
+        raise ValueError(
+            f"model.quantization={settings.model.quantization} is what transformers does with the "
+            "weights, not vLLM; use engine=hf, or model.quantization=none"
+        )
+    if not spec.urls:
+        _check_machine(settings, otherwise=", with engine=hf")
 
 
 def _ranges(ranges: Mapping[str, tuple[int, int]]) -> str:
@@ -226,6 +262,38 @@ def _check_adapter(settings: Settings) -> None:
     if adapter.dropout > 0:
         raise ValueError(
             f"adapter.dropout: must be 0 with experts among adapter.targets, got {adapter.dropout}"
+        )
+
+
+def _check_kernels(settings: Settings) -> None:
+    choose_kernels(settings)  # refuses what does not go with the model or the adapter
+    strategy, accelerator = settings.strategy, settings.hardware.accelerator
+    if settings.kernels.compile == "none":
+        return
+    if strategy.shards_weights:
+        raise ValueError(
+            f"kernels.compile=layers does not go with strategy={strategy.name}, which gathers the "
+            "weights of a layer within its pass; use kernels.compile=none"
+        )
+    from aes.kernels.compiling import missing_compiler  # imports torch
+
+    missing = None if settings.check_only else missing_compiler(accelerator)
+    if missing is not None:
+        raise ValueError(
+            f"kernels.compile=layers needs {missing}, which is not here; install it, or use "
+            "kernels.compile=none"
+        )
+
+
+def _check_quantization(settings: Settings) -> None:
+    name = settings.model.quantization
+    require_quantizable(
+        settings.model, settings.adapter, settings.strategy, model=settings.choices["model"]
+    )
+    if name != "none" and settings.kernels.compile != "none":
+        raise ValueError(
+            f"kernels.compile={settings.kernels.compile} does not go with model.quantization="
+            f"{name}, whose layers torch cannot compile; use kernels.compile=none"
         )
 
 

@@ -93,7 +93,8 @@ def _hold_out_fold(
         order = rng.sample(range(num_folds), num_folds)
         for place, group in zip(order, groups[start : start + num_folds], strict=False):
             folds[place].append(group)
-    rest = [group for group in groups if group not in folds[number]]
+    held_out = {group[0] for group in folds[number]}
+    rest = [group for group in groups if group[0] not in held_out]
     num_val = _count(len(rest), val_fraction)
     if num_val >= len(rest):
         raise ValueError(

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from aes.data.processor import Encoded, Processor
+from aes.files import prune, touch
 from aes.page.font import font_path
 from aes.prompt.build import ExampleBuilder
 from aes.records import Essay, Example, PdfPage
@@ -31,6 +32,11 @@ _COLUMNS = (
     *("num_tokens_full_size", "num_image_tokens", "num_supervised", "num_pages", "glyph_px"),
 )
 _SHAPING_PACKAGES = ("aes", "transformers", "tokenizers", "jinja2", "pillow", "pypdfium2")
+_CACHE_BYTES = 4 * 2**30
+_IN_USE_S, _KEPT_S = 24 * 3600.0, 30 * 24 * 3600.0
+"""Bounds of the cache: other runs may be reading what was used within a day, and nothing is kept
+that was not used for a month."""
+
 _ESSAYS_PER_PROCESS = 200
 """Starting a process costs about a second; it pays from this many essays on."""
 
@@ -182,6 +188,9 @@ def prepare(
     folder = cache / "samples"
     folder.mkdir(parents=True, exist_ok=True)
     cached = folder / f"{fingerprint}.arrow"
+    for path in folder.glob(f"{fingerprint}*"):  # several where several processes wrote
+        touch(path)
+    prune(folder, max_bytes=_CACHE_BYTES, min_idle_s=_IN_USE_S, max_idle_s=_KEPT_S)
     _remove_if_broken(cached)
     source = Dataset.from_dict({"essay": [pickle.dumps(essay) for essay in essays]})
     # datasets writes the cache aside and moves it into place when it is whole.

@@ -131,7 +131,15 @@ class Processor:
 
     def prompt_text(self, example: Example) -> str:
         """Prompt in the checkpoint's own chat format, one placeholder a page."""
-        turns = [
+        return str(
+            self.tokenizer.apply_chat_template(
+                self.turns(example), tokenize=False, add_generation_prompt=True
+            )
+        )
+
+    def turns(self, example: Example) -> list[dict[str, Any]]:
+        """The messages as chat templates take them, ``{"type": "image"}`` for each page."""
+        return [
             {
                 "role": message.role,
                 "content": [
@@ -143,9 +151,6 @@ class Processor:
             }
             for message in example.messages
         ]
-        return str(
-            self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        )
 
     def _defuse(self, text: str) -> str:
         """Special tokens written out in an essay must not act as such: a space breaks them."""

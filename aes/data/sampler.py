@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from torch.utils.data import Sampler
 
-_STEPS_IN_POOL = 8
-"""Lengths are sorted within this many steps' worth of shuffled examples; more would make
-the batches alike in every epoch, fewer would pad more."""
+from aes.data.cutting import Cutter
+from aes.data.spec import BatchingSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +33,17 @@ class Pick:
 
 
 class StepSampler(Sampler[list[Pick]]):
-    """Yields this rank's micro-batches, as many on every rank.
+    """Yields this rank's micro-batches, as many on every rank and in every whole step.
+
+    Where a limit of tokens cuts long steps into more micro-batches than short ones, the short ones
+    begin with empty ones, which cost nothing: Lightning counts to a fixed number.
 
     Args:
         lengths: Tokens of each example.
         num_supervised: Supervised tokens of each example.
         global_batch_size: Examples a step, over all ranks.
-        micro_batch_size: Examples a micro-batch; those of the last step may be smaller.
+        micro_batch_size: Most examples of a micro-batch.
+        batching: How steps are made up and cut; its layout is ``padded`` or ``packed``.
         seed: Together with the epoch decides the order.
         rank: This one of ``num_ranks``.
     """
@@ -51,14 +55,22 @@ class StepSampler(Sampler[list[Pick]]):
         num_supervised: Sequence[int],
         global_batch_size: int,
         micro_batch_size: int,
+        batching: BatchingSpec,
         seed: int,
         rank: int = 0,
         num_ranks: int = 1,
     ) -> None:
-        self.lengths = np.asarray(lengths)
-        self.num_supervised = np.asarray(num_supervised)
+        assert batching.layout != "auto", "the layout is decided before"
+        self.lengths = np.asarray(lengths, dtype=np.int64)
+        self.num_supervised = np.asarray(num_supervised, dtype=np.int64)
         self.global_batch_size = global_batch_size
-        self.micro_batch_size = micro_batch_size
+        self.batching = batching
+        self.cutter = Cutter(
+            micro_batch_size=micro_batch_size,
+            max_tokens=batching.max_tokens,
+            is_packed=batching.layout == "packed",
+            num_ranks=num_ranks,
+        )
         self.seed = seed
         self.rank = rank
         self.num_ranks = num_ranks
@@ -82,28 +94,54 @@ class StepSampler(Sampler[list[Pick]]):
         """Indices of each optimiser step of this epoch; only the last may be smaller."""
         rng = np.random.default_rng([self.seed, self.epoch])
         order = rng.permutation(len(self.lengths))
-        pool = self.global_batch_size * _STEPS_IN_POOL
+        size = self.global_batch_size
+        if self.batching.order == "shuffled":
+            return [order[at : at + size] for at in range(0, len(order), size)]
+        pool = size * self.batching.pool_steps if self.batching.pool_steps else max(1, len(order))
         steps: list[np.ndarray] = []
         for at in range(0, len(order), pool):
             chunk = order[at : at + pool]
             chunk = chunk[np.argsort(self.lengths[chunk], kind="stable")]
             # The ragged step takes the shortest examples, not the longest ones.
-            ragged = len(chunk) % self.global_batch_size
-            cuts = range(ragged, len(chunk), self.global_batch_size)
-            full = [chunk[i : i + self.global_batch_size] for i in cuts]
+            ragged = len(chunk) % size
+            full = [chunk[i : i + size] for i in range(ragged, len(chunk), size)]
             steps += [full[i] for i in rng.permutation(len(full))]
             if ragged:
                 steps.append(chunk[:ragged])
         return steps
 
-    def micro_batches(self, step: np.ndarray) -> Iterator[list[Pick]]:
-        """This rank's share of an optimiser step."""
-        per_pass = self.micro_batch_size * self.num_ranks
+    @cached_property
+    def accumulation(self) -> int:
+        """Micro-batches of a whole step, empty ones included; as many as the longest would take."""
+        return self._num_places(self.global_batch_size)
+
+    def _num_places(self, num_examples: int) -> int:
+        """Micro-batches of a step of so many examples: enough for the longest there are."""
+        longest = np.sort(self.lengths)[::-1][:num_examples]
+        needed = self.cutter.num_micro_batches(longest.tolist())
+        return max(needed, -(-num_examples // (self.cutter.micro_batch_size * self.num_ranks)))
+
+    @cached_property
+    def _ragged_places(self) -> int:
+        ragged = len(self.lengths) % self.global_batch_size
+        return self._num_places(ragged) if ragged else 0
+
+    def cells(self, step: np.ndarray) -> list[list[np.ndarray]]:
+        """An optimiser step as all ranks compute it: micro-batches, with a cell for each rank."""
+        cut = self.cutter.cut(self.lengths[step].tolist())
+        return [[step[cell] for cell in micro_batch] for micro_batch in cut]
+
+    def micro_batches(self, step: np.ndarray) -> list[list[Pick]]:
+        """This rank's share of an optimiser step; those that are empty come first."""
         total = int(self.num_supervised[step].sum())
-        for at in range(0, len(step), per_pass):
-            # Every n-th: neighbours are of like length, so ranks have alike much to do.
-            own = step[at : at + per_pass][self.rank :: self.num_ranks]
-            yield [Pick(int(i), total, False) for i in own] or [Pick(int(step[0]), total, True)]
+        shortest = int(step[np.argmin(self.lengths[step])])
+        own = [
+            [Pick(int(i), total, False) for i in cells[self.rank]] or [Pick(shortest, total, True)]
+            for cells in self.cells(step)
+        ]
+        is_whole = len(step) == self.global_batch_size
+        num_places = self.accumulation if is_whole else self._ragged_places
+        return [[] for _ in range(num_places - len(own))] + own
 
     def __iter__(self) -> Iterator[list[Pick]]:
         resumed_epoch, num_done = self._resumed
@@ -112,6 +150,4 @@ class StepSampler(Sampler[list[Pick]]):
 
     def __len__(self) -> int:
         """Micro-batches of a whole epoch, whatever was done of it before."""
-        full, ragged = divmod(len(self.lengths), self.global_batch_size)
-        per_pass = self.micro_batch_size * self.num_ranks
-        return full * -(-self.global_batch_size // per_pass) + -(-ragged // per_pass)
+        return len(self.lengths) // self.global_batch_size * self.accumulation + self._ragged_places

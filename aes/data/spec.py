@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
@@ -15,7 +16,7 @@ class BatchingSpec:
     Attributes:
         order: ``shuffled``: any samples make up a step. ``bucketed``: samples of like length do.
         pool_steps: ``bucketed`` sorts within so many steps' worth of shuffled samples; ``None``:
-            within the whole epoch.
+            within the whole epoch, or not at all where the order is ``shuffled``.
         layout: ``padded``: every sample is filled up to the longest of its micro-batch.
             ``packed``: samples stand end to end in one row, and none sees another. ``auto``:
             packed wherever the loss and the attention kernel allow it.
@@ -27,3 +28,9 @@ class BatchingSpec:
     pool_steps: Annotated[int, Field(ge=1)] | None
     layout: Literal["auto", "padded", "packed"]
     max_tokens: Annotated[int, Field(ge=1)] | None
+
+    def resolved(self, *, packs: bool) -> BatchingSpec:
+        """With the layout that ``auto`` stands for: packed where that is possible and pays."""
+        if self.layout != "auto":
+            return self
+        return replace(self, layout="packed" if packs else "padded")

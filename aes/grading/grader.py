@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from aes.grading.calibration import Calibration
 from aes.grading.deductions import deduct, with_deductions, with_sums
 from aes.prompt import AnswerSchema
-from aes.records import Answer, Essay, Example, Grade
+from aes.records import NO_ANSWER, Answer, Essay, Example, Grade
 from aes.rubric import Rubric
 
 if TYPE_CHECKING:  # torch takes seconds to import, and this package holds a settings class
@@ -103,6 +103,8 @@ def read_answer(
 
 def _judgement(answer: Answer, rubric: Rubric) -> Grade:
     """What the model says, with sums and without deductions."""
+    if answer.error:
+        return Grade(id=answer.id, parse_error=f"{NO_ANSWER}{answer.error}")
     # Whether a comment was asked for does not matter for reading one.
     parsed = AnswerSchema(ranges=rubric.ranges, feedback=True).parse(answer.text)
     if parsed.error:

@@ -1,5 +1,5 @@
 """Examples to Answers: the only way to an answer."""
 
-from aes.inference.spec import DecodingSpec, EngineSpec, HfEngineSpec
+from aes.inference.spec import DecodingSpec, EngineSpec, HfEngineSpec, VllmSpec
 
-__all__ = ["DecodingSpec", "EngineSpec", "HfEngineSpec"]
+__all__ = ["DecodingSpec", "EngineSpec", "HfEngineSpec", "VllmSpec"]

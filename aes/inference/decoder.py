@@ -1,7 +1,7 @@
 """Feeds tokens to the model behind a key-value cache, rows of unequal length side by side.
 
 Bookkeeping only: masks, positions, branches that are looked at and forgotten, rows that leave.
-What is fed is decided elsewhere. The mask is laid out here, which needs sdpa attention.
+What is fed is decided elsewhere.
 """
 
 from __future__ import annotations
@@ -15,7 +15,12 @@ from torch import Tensor
 
 from aes.data.collate import pad_prompts
 from aes.data.processor import Encoded, Processor
+from aes.inference.memory import Memory
+from aes.kernels.cached import cached_states
 from aes.kernels.forward import hidden_states
+from aes.kernels.parts import unwrap
+from aes.kernels.prefill import last_tokens_only
+from aes.kernels.words import Likeliest
 
 
 @dataclass(frozen=True)
@@ -39,16 +44,24 @@ class CachedRows:
         processor: Gives the ids of placeholders and padding.
         encoded: Prompts.
         patches: Pixel patches of all their pages, in order, ``[patches, 1536]``.
+        memory: Where keys and values are kept, and how steps are taken.
+        room: About so many columns will follow.
 
     Attributes:
-        states: Hidden states behind each row's last token, ``[B, hidden]``.
+        states: Hidden states behind each row's last token, ``[B, hidden]``; of no meaning behind
+            ``advance``.
     """
 
     def __init__(
-        self, model: Any, processor: Processor, encoded: Sequence[Encoded], patches: Tensor
+        self,
+        model: Any,
+        processor: Processor,
+        encoded: Sequence[Encoded],
+        patches: Tensor,
+        *,
+        memory: Memory,
+        room: int = 0,
     ) -> None:
-        from transformers import DynamicCache
-
         self.model = model
         self.pad_token = processor.pad_token
         self.device = next(model.parameters()).device
@@ -56,13 +69,44 @@ class CachedRows:
             encoded, image_token=processor.image_token, pad_token=processor.pad_token
         )
         batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
-        batch["pixel_values"] = patches.to(self.device)
-        self.cache = DynamicCache()
         self.mask = batch["attention_mask"].bool()
         self.next_position = batch["position_ids"].amax(dim=(0, 2)) + 1
-        states = hidden_states(model, batch, cache=self.cache)
-        rows = torch.arange(len(encoded), device=self.device)
-        self.states: Tensor = states[rows, self.mask.sum(dim=1) - 1]
+        self.cache = memory.begin(len(encoded), self.mask.shape[1] + room)
+        self._search, self._steps = memory.search, memory.steps
+        self._found: Likeliest | None = None
+        self._is_recorded = False
+        self.states = self._prefill(batch | {"pixel_values": patches.to(self.device)})
+
+    def _prefill(self, batch: dict[str, Any]) -> Tensor:
+        # Padding stands on the right, where nobody who counts sees it: no mask is needed.
+        batch["attention_mask"] = None
+        last = self.mask.sum(dim=1) - 1
+        with last_tokens_only(self.model, last) as is_shortened:
+            states = hidden_states(self.model, batch, cache=self.cache)
+        if is_shortened:
+            return states[:, 0]
+        return states[torch.arange(len(last), device=self.device), last]
+
+    def likeliest(self) -> Likeliest:
+        """The words that the model would have next."""
+        if self._found is None:
+            self._found = self._search(self.states)
+        return self._found
+
+    def begin_steps(self, num_steps: int) -> None:
+        """From here on one token a row follows, by ``advance``, at most so many times."""
+        if self._steps is not None:
+            self._is_recorded = self._steps.begin(
+                self.cache, self.mask, self.next_position, num_steps
+            )
+
+    def advance(self, tokens: Sequence[int]) -> None:
+        """Append a token to each row."""
+        if self._is_recorded:
+            assert self._steps is not None
+            self._found = self._steps.advance(tokens)
+        else:
+            self.feed([[token] for token in tokens])
 
     def feed(self, tokens: Sequence[Sequence[int]], branches: Sequence[Branch] = ()) -> Tensor:
         """Append tokens to each row, at least one and not equally many, and look ahead.
@@ -74,6 +118,7 @@ class CachedRows:
             Hidden states behind each branch, ``[B, len(branches), hidden]``; those behind the
             rows' last tokens are in ``states``.
         """
+        assert not self._is_recorded, "what is recorded takes one token a row"
         ids, new = self._pad(tokens)
         width, num_branches = ids.shape[1], len(branches)
         last = self.next_position + new.sum(dim=1) - 1
@@ -83,28 +128,37 @@ class CachedRows:
             ids = torch.cat([ids, tried.expand(len(ids), -1)], dim=1)
             depths = torch.tensor(_depths(branches), device=self.device)
             positions = torch.cat([positions, last[:, None] + depths], dim=1)
-        states = hidden_states(
+        states = cached_states(
             self.model,
             {
                 "input_ids": ids,
                 "attention_mask": self._sight(new, branches),
                 "position_ids": positions.expand(3, -1, -1),
             },
-            cache=self.cache,
+            self.cache,
         )
         if branches:
             self.cache.crop(-num_branches)
         self.mask = torch.cat([self.mask, new], dim=1)
         self.next_position = last + 1
-        self.states = states[:, width - 1]
+        self.states, self._found = states[:, width - 1], None
         return states[:, width:]
 
-    def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows alone, numbered anew in this order."""
-        index = torch.tensor(rows, device=self.device)
+    def keep(self, rows: Sequence[int]) -> list[int]:
+        """Go on with these rows alone; as few as possible change places.
+
+        Returns:
+            The same in the order in which they now stand.
+        """
+        order = _with_few_moves(rows)
+        index = torch.tensor(order, device=self.device)
         self.cache.batch_select_indices(index)
         self.mask, self.next_position = self.mask[index], self.next_position[index]
-        self.states = self.states[index]
+        self.states, self._found = self.states[index], None
+        if self._is_recorded:
+            assert self._steps is not None
+            self._steps.select(index)
+        return order
 
     def _pad(self, tokens: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Ids, and which of them are real; on the left, so that last tokens share a column."""
@@ -118,7 +172,7 @@ class CachedRows:
         return ids.to(self.device), real.to(self.device)
 
     def _sight(self, new: Tensor, branches: Sequence[Branch]) -> Tensor:
-        """Which tokens each token of a pass may look at, bool ``[B, 1, fed, cached + fed]``.
+        """Which tokens each token of a pass may look at, ``[B, 1, fed, cached + fed]``.
 
         Tokens see what is before them; a branch sees the tokens, its ancestors and itself.
         Padding sees the prompt: a row of the mask without any would make it not a number.
@@ -134,7 +188,11 @@ class CachedRows:
         columns = torch.nn.functional.pad(new, (0, len(branches)), value=True)
         past = self.mask[:, None, :].expand(-1, fed, -1)
         present = order.to(self.device) & columns[:, None, :]
-        return torch.cat([past, present], dim=2)[:, None]
+        seen = torch.cat([past, present], dim=2)[:, None]
+        if unwrap(self.model).config.get_text_config()._attn_implementation != "eager":
+            return seen
+        hidden = torch.finfo(self.states.dtype).min  # eager attention adds its mask
+        return torch.zeros_like(seen, dtype=self.states.dtype).masked_fill(~seen, hidden)
 
 
 def _depths(branches: Sequence[Branch]) -> list[int]:
@@ -142,3 +200,12 @@ def _depths(branches: Sequence[Branch]) -> list[int]:
     for branch in branches:
         depths.append(1 if branch.parent < 0 else depths[branch.parent] + 1)
     return depths
+
+
+def _with_few_moves(rows: Sequence[int]) -> list[int]:
+    """The rows in an order that leaves in place whatever can stay."""
+    order = list(range(len(rows)))
+    holes = sorted(set(order) - set(rows))
+    for hole, row in zip(holes, sorted(row for row in rows if row >= len(rows)), strict=True):
+        order[hole] = row
+    return order

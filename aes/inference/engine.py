@@ -19,12 +19,14 @@ from aes.data.processor import Processor
 from aes.inference.batches import Numbered, batches_of_like, in_order
 from aes.inference.decoder import CachedRows
 from aes.inference.grammar import Grammar
+from aes.inference.memory import Memory, take_memory
 from aes.inference.progress import progress_bar
 from aes.inference.prompts import Prompt, draw_prompts, read_prompt
 from aes.inference.scores import write_scores
-from aes.inference.spec import DecodingSpec
+from aes.inference.spec import DecodingSpec, HfEngineSpec
 from aes.inference.writing import FreeText, write, write_feedback
 from aes.kernels.forward import autocast
+from aes.kernels.words import WordSearch
 from aes.model.adapters import without_adapter
 from aes.page import PageRenderer
 from aes.prompt import AnswerSchema
@@ -32,6 +34,9 @@ from aes.records import Answer, Example
 
 NUM_BATCHES_AHEAD = 4
 """So many batches are read ahead, to find examples of like lengths."""
+
+ROOM_FOR_SCORES = 96
+"""About as many tokens as scores and the fixed text take; where they take more, memory grows."""
 
 MAX_PIXELS_AHEAD = 128_000_000
 """Pages that came as files are open while they wait: from this many pixels on, 384 MB, no more is
@@ -47,6 +52,7 @@ class Engine:
         renderer: Draws and opens pages.
         decoding: How answers are decoded.
         precision: As the model was loaded.
+        spec: How the passes are made.
     """
 
     def __init__(
@@ -57,12 +63,15 @@ class Engine:
         renderer: PageRenderer,
         decoding: DecodingSpec,
         precision: Literal["fp32", "bf16"],
+        spec: HfEngineSpec,
     ) -> None:
         self.model = model
         self.processor = processor
         self.renderer = renderer
         self.decoding = decoding
         self.precision = precision
+        self.spec = spec
+        self._search = WordSearch(model, spec.word_search)
         self._grammars: dict[bool, Grammar] = {}
 
     def answer(
@@ -88,8 +97,9 @@ class Engine:
         """
         if total is None and isinstance(examples, Sized):
             total = len(examples)
+        memory = self._take_memory()
         with progress_bar(progress, total) as advance, closing(self._batches(examples)) as batches:
-            for answer in in_order(self._decode(*batch, scores_only) for batch in batches):
+            for answer in in_order(self._decode(*batch, scores_only, memory) for batch in batches):
                 advance()
                 yield answer
 
@@ -102,9 +112,10 @@ class Engine:
             yield next(self.answer([example])).text
             return
         prompt, text, given = self._read(example), FreeText(self.processor), 0
+        room = self.decoding.max_answer_tokens
         with self._evaluating():
             with self._deciding():
-                rows = self._prefill([prompt], self._draw([prompt]))
+                rows = self._prefill([prompt], self._draw([prompt]), self._take_memory(), room)
             steps = self._write(rows, [text])
             is_going_on = True
             while is_going_on:
@@ -177,21 +188,36 @@ class Engine:
             yield
 
     def _decode(
-        self, batch: Sequence[Numbered[Prompt]], patches: Tensor, scores_only: bool
+        self,
+        batch: Sequence[Numbered[Prompt]],
+        patches: Tensor,
+        scores_only: bool,
+        memory: Memory,
     ) -> list[Numbered[Answer]]:
         """Answers to prompts of one kind, decoded side by side."""
         prompts = [prompt for _, prompt in batch]
         with self._evaluating(), self._deciding():
-            rows = self._prefill(prompts, patches)
+            rows = self._prefill(prompts, patches, memory, self._room(prompts, scores_only))
             if self._is_graded(prompts[0].example):
                 answers = self._grade(rows, prompts, scores_only=scores_only)
             else:
                 answers = self._write_freely(rows, prompts)
         return [(number, answer) for (number, _), answer in zip(batch, answers, strict=True)]
 
-    def _prefill(self, prompts: Sequence[Prompt], patches: Tensor) -> CachedRows:
+    def _take_memory(self) -> Memory:
+        return take_memory(self.model, self.spec, self._search)
+
+    def _prefill(
+        self, prompts: Sequence[Prompt], patches: Tensor, memory: Memory, room: int
+    ) -> CachedRows:
         encoded = [prompt.encoded for prompt in prompts]
-        return CachedRows(self.model, self.processor, encoded, patches)
+        return CachedRows(self.model, self.processor, encoded, patches, memory=memory, room=room)
+
+    def _room(self, prompts: Sequence[Prompt], scores_only: bool) -> int:
+        """About so many tokens follow."""
+        if not self._is_graded(prompts[0].example):
+            return self.decoding.max_answer_tokens
+        return ROOM_FOR_SCORES + (0 if scores_only else self.decoding.max_feedback_tokens)
 
     def _grade(
         self, rows: CachedRows, prompts: Sequence[Prompt], *, scores_only: bool

@@ -8,7 +8,7 @@ and it knows bounds of integers and of lengths natively. Knows no model and no r
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -17,6 +17,9 @@ import torch
 from torch import Tensor
 
 from aes.data.processor import Processor
+
+Among = Callable[[Tensor], int]
+"""Finds the likeliest of the allowed words, bool ``[words]``; words beyond are not allowed."""
 
 # A comment needs no other; so what is written is what ``json.dumps`` would write.
 _ESCAPES = '"\\n'
@@ -71,12 +74,16 @@ class Written:
         """Write what is prescribed or was chosen elsewhere."""
         assert self._try(tokens), "what we write must follow the answer's own schema"
 
+    def accept(self, tokens: Sequence[int]) -> bool:
+        """Write what was chosen elsewhere, if it may come next; whether it did."""
+        return self._try(tokens)
+
     def allowed(self) -> Tensor:
         """Which tokens may come next, bool ``[words]``; words that a model has beyond may not."""
         bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         return torch.from_numpy(np.unpackbits(bits, bitorder="little").astype(bool))
 
-    def choose(self, likeliest: int, logits: Tensor) -> int:
+    def choose(self, likeliest: int, among: Among) -> int:
         """Write the likeliest token that may come next.
 
         A mask of the whole vocabulary costs more than to ask about one token, and a model that has
@@ -84,12 +91,11 @@ class Written:
 
         Args:
             likeliest: The likeliest token of all.
-            logits: ``[vocabulary]``.
+            among: Finds the likeliest of those allowed.
         """
         if self._try([likeliest]):
             return likeliest
-        allowed = self.allowed()[: len(logits)].to(logits.device)
-        best = int(logits[: len(allowed)].masked_fill(~allowed, -torch.inf).argmax())
+        best = among(self.allowed())
         self.append([best])
         return best
 

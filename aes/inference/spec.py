@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 
@@ -49,11 +49,63 @@ class HfEngineSpec:
 
     Attributes:
         static_cache: Keys and values are written in place, without a copy at each token.
-        cuda_graphs: A decoding step is recorded once and replayed; on a card only.
+        cuda_graphs: ``auto``: a decoding step is recorded once and replayed, where that can be: on
+            a card, with a static cache and weights that are whole on each rank.
+        word_search: How the likeliest next word is found. ``full``: by the logits of all words.
+            ``screened``: a bfloat16 copy of ``lm_head`` finds the few that can be it, and float32
+            decides among them; for float32 weights on a CPU. ``auto``: ``screened`` where that is
+            faster.
     """
 
     static_cache: bool
-    cuda_graphs: bool
+    cuda_graphs: Literal["auto", "never"]
+    word_search: Literal["auto", "full", "screened"]
 
 
-EngineSpec = HfEngineSpec
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class VllmSpec:
+    """vLLM answers: on servers, or in this process where no server is named.
+
+    Attributes:
+        urls: OpenAI-compatible servers, such as ``http://127.0.0.1:8000/v1``; work is spread over
+            them. Empty: vLLM's offline engine in this process.
+        adapter: Name under which the servers offer what the run trained, be it an adapter or a
+            whole model.
+        base_model: Name under which they offer the base; ``None``: what they call the adapter's
+            parent. For answers without the adapter alone.
+        allow_remote: Pupils' essays may be sent to servers outside private networks.
+        api_key_env: Environment variable that holds the servers' key; ``None``: they want none.
+        max_in_flight: Essays, and requests, under way at once; of the offline engine the essays.
+        timeout_s: Longest wait for any part of a reply.
+        num_retries: Further tries of a request that fails, on another server where there is one.
+        tensor_parallel_size: Cards that share the weights offline; ``None``: one.
+        gpu_memory_utilization: Share of a card that the offline engine takes; ``None``: vLLM's own.
+    """
+
+    urls: tuple[str, ...]
+    adapter: Annotated[str, Field(min_length=1)]
+    base_model: Annotated[str, Field(min_length=1)] | None
+    allow_remote: bool
+    api_key_env: Annotated[str, Field(min_length=1)] | None
+    max_in_flight: Annotated[int, Field(ge=1, le=4096)]
+    timeout_s: Annotated[float, Field(gt=0)]
+    num_retries: Annotated[int, Field(ge=0, le=20)]
+    tensor_parallel_size: Annotated[int, Field(ge=1)] | None
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None
+
+    @model_validator(mode="after")
+    def _check_place(self) -> VllmSpec:
+        """What belongs to servers does nothing offline, and the other way round."""
+        names = ("tensor_parallel_size", "gpu_memory_utilization")
+        where = "the servers that urls names have their own"
+        if not self.urls:
+            names, where = ("base_model", "api_key_env"), "urls names no server"
+        for name in names:
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name} has no effect, since {where}; leave it out")
+        if self.allow_remote and not self.urls:
+            raise ValueError("allow_remote has no effect, since urls names no server; leave it out")
+        return self
+
+
+EngineSpec = HfEngineSpec | VllmSpec

@@ -8,22 +8,27 @@ from __future__ import annotations
 import codecs
 import unicodedata
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Protocol
 
-from torch import Tensor
+import torch
 
 from aes.data.processor import Processor
 from aes.inference.decoder import CachedRows
-from aes.inference.grammar import Written, grammar_tokenizer
+from aes.inference.grammar import Among, Written, grammar_tokenizer
 from aes.inference.scores import ScoredAnswer
-from aes.kernels.forward import logits
 
 
 class Writer(Protocol):
     """What a row writes with."""
 
-    def choose(self, likeliest: int, logits: Tensor) -> int:
-        """Write the likeliest token that may come next, of logits ``[vocabulary]``."""
+    def choose(self, likeliest: int, among: Among) -> int:
+        """Write the likeliest token that may come next.
+
+        Args:
+            likeliest: The likeliest of all.
+            among: Finds the likeliest of those allowed.
+        """
 
     @property
     def is_settled(self) -> bool:
@@ -47,19 +52,20 @@ class FreeText:
         self.is_settled = False
         self.text = ""
 
-    def choose(self, likeliest: int, logits: Tensor) -> int:
+    def choose(self, likeliest: int, among: Among) -> int:
         """Write any token that there is; a special one leaves nothing in the text."""
         if likeliest >= self._tokenizer.vocab_size:
-            likeliest = int(logits[: self._tokenizer.vocab_size].argmax())
+            likeliest = among(torch.ones(self._tokenizer.vocab_size, dtype=torch.bool))
         self.is_settled = likeliest in self._ends
         if not self._tokenizer.is_special_token(likeliest):
             # Whole characters only; the bytes of a half one wait for the rest.
             piece = self._decoder.decode(self._tokenizer.decode_bytes([likeliest]))
-            self.text += "".join(filter(_is_harmless, piece))
+            self.text += "".join(filter(is_harmless, piece))
         return likeliest
 
 
-def _is_harmless(char: str) -> bool:
+def is_harmless(char: str) -> bool:
+    """Whether a terminal can show it and nothing else happens."""
     return char in "\n\t" or unicodedata.category(char) != "Cc"
 
 
@@ -76,19 +82,20 @@ def write(rows: CachedRows, writers: Sequence[Writer], *, max_tokens: int) -> It
         After each token of all rows that are left, whether any goes on.
     """
     writing = list(writers)
+    rows.begin_steps(max_tokens - 1)
     for number in range(1, max_tokens + 1):
-        found = logits(rows.model, rows.states)
-        best = found.argmax(dim=1).tolist()
-        chosen = [writer.choose(best[i], found[i]) for i, writer in enumerate(writing)]
+        found = rows.likeliest()
+        best = found.words
+        chosen = [w.choose(best[i], partial(found.among, i)) for i, w in enumerate(writing)]
         left = [i for i, writer in enumerate(writing) if not writer.is_settled]
         if not left or number == max_tokens:
             yield False
             return
         yield True
         if len(left) < len(writing):
-            rows.keep(left)
+            left = rows.keep(left)
             writing = [writing[i] for i in left]
-        rows.feed([[chosen[i]] for i in left])
+        rows.advance([chosen[i] for i in left])
 
 
 def write_feedback(
@@ -111,7 +118,7 @@ def write_feedback(
     asking = [i for i, answer in enumerate(written) if not answer.is_whole]
     if not asking:
         return
-    rows.keep(asking)
+    asking = rows.keep(asking)
     rows.feed([scored[i].take_unfed() for i in asking])
     for _ in write(rows, [written[i] for i in asking], max_tokens=max_tokens):
         pass

@@ -13,38 +13,77 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from aes.kernels.attention import no_mask, packing_of, uses_varlen
 from aes.kernels.parts import is_sharded, unwrap
+from aes.kernels.vision import embed_pages
 
 
-def hidden_states(model: Any, batch: Mapping[str, Tensor], *, cache: Any = None) -> Tensor:
+def hidden_states(model: Any, batch: Mapping[str, Any], *, cache: Any = None) -> Tensor:
     """Last hidden states of a batch.
 
     Args:
         model: Transformers or PEFT model.
         batch: ``input_ids`` ``[B, T]``, ``position_ids`` ``[3, B, T]``, ``attention_mask`` over the
-            cached tokens and these, and ``pixel_values`` with ``image_grid_thw`` for pages.
+            cached tokens and these, and for pages ``pixel_values`` with ``image_grid_thw`` or, in
+            their place, ``page_features``: what ``aes.kernels.vision`` made of them.
+            Without a cache sequences are padded on the right. Of samples packed into one row:
+            ``[1, N]``, ``[4, 1, N]``, no mask, and ``sequence_lengths``, int64 ``[samples]``.
         cache: Keys and values of earlier tokens; extended in place.
 
     Returns:
         ``[B, T, hidden]``.
     """
+    inner = unwrap(model).model
+    places = {
+        "position_ids": batch["position_ids"],
+        "past_key_values": cache,
+        "use_cache": cache is not None,
+        **_sight(model, batch, has_cache=cache is not None),
+    }
+    features = batch.get("page_features")
+    if features is not None:
+        embedded = embed_pages(inner, batch["input_ids"], features)
+        states: Tensor = inner.language_model(**embedded, **places).last_hidden_state
+        return states
+    return _hidden_states_with_tower(inner, batch, places)
+
+
+def _hidden_states_with_tower(
+    inner: Any, batch: Mapping[str, Any], places: Mapping[str, Any]
+) -> Tensor:
+    """As ``hidden_states``, the pages as pixels."""
+    cache = places["past_key_values"]
     pixels = batch.get("pixel_values")
     has_pages = pixels is not None and len(pixels) > 0
     goes_on = cache is not None and cache.get_seq_length() > 0
-    inner = unwrap(model).model
     touches = nullcontext() if has_pages or goes_on else _touching_vision(inner)
     with touches:
         output = inner(
             input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
-            position_ids=batch["position_ids"],
             pixel_values=pixels if has_pages else None,
             image_grid_thw=batch["image_grid_thw"] if has_pages else None,
-            past_key_values=cache,
-            use_cache=cache is not None,
+            **places,
         )
     states: Tensor = output.last_hidden_state
     return states
+
+
+def _sight(model: Any, batch: Mapping[str, Any], *, has_cache: bool) -> dict[str, Any]:
+    """Who sees whom, as the model's attention wants to be told."""
+    device = batch["input_ids"].device
+    if "sequence_lengths" in batch:
+        if not uses_varlen(model):  # transformers reads the samples off the position ids
+            return {"attention_mask": None}
+        packing = packing_of(batch["sequence_lengths"], device)
+        return {"attention_mask": no_mask(device), "packing": packing}
+    mask = batch["attention_mask"]
+    if has_cache or mask.dim() > 2 or not uses_varlen(model):
+        return {"attention_mask": mask}
+    # What is padded on the right is seen by nobody who counts, since none looks ahead. A card is
+    # not asked, since it would be waited for.
+    is_right = mask.is_cuda or bool((mask[:, 1:] <= mask[:, :-1]).all())
+    assert is_right, "without a cache padding stands on the right"
+    return {"attention_mask": None}
 
 
 @contextmanager

@@ -36,7 +36,6 @@ def load_fsdp(
     dtype: torch.dtype,
     accelerator: Literal["cpu", "cuda"],
     ranks: Ranks,
-    gradient_checkpointing: bool,
     seed: int,
 ) -> Any:
     """A model with its adapter, cut for FSDP2.
@@ -52,8 +51,6 @@ def load_fsdp(
     with WeightsFile(folder) as file:
         require_fit(file, model)
         shapes, sources = _untie(model, adapter)
-        if gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
         _put_placeholders(model, device)
         model = add_adapter(model, adapter, seed=seed)
         _take_placeholders(model, shapes)

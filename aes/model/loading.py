@@ -13,14 +13,19 @@ from typing import TYPE_CHECKING, Any, Literal
 from aes.hardware import StrategySpec
 from aes.model.adapters import add_adapter
 from aes.model.config import build_config
+from aes.model.kernels import apply_kernels
 from aes.model.nano import nano_folder
-from aes.model.spec import AdapterSpec, LoraSpec, ModelSpec
+from aes.model.quantization import Quantization, quantization_config, require_bitsandbytes
+from aes.model.spec import AdapterSpec, KernelSpec, LoraSpec, ModelSpec
 from aes.model.vocabulary import vocabulary_folder
 from aes.model.weights_file import refuse_misfits
 from aes.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
+
+    from aes.kernels.attention import AttentionName
+    from aes.kernels.checkpointing import Policy
 
 _SINGLE = StrategySpec(name="single")
 
@@ -131,9 +136,12 @@ def load_model(
     cache: Path,
     precision: Literal["fp32", "bf16"],
     accelerator: Literal["cpu", "cuda"],
-    gradient_checkpointing: bool,
+    gradient_checkpointing: Policy,
+    gradient_checkpointing_every: int = 2,
     seed: int,
     strategy: StrategySpec = _SINGLE,
+    attention: AttentionName = "sdpa",
+    kernels: KernelSpec | None = None,
     ranks: Ranks = ALONE,
 ) -> Any:
     """Load the checkpoint once, straight into its final dtype, and add the adapter.
@@ -141,9 +149,12 @@ def load_model(
     Args:
         precision: Dtype of frozen weights; trained weights are float32 in either case.
         accelerator: Where the weights go, without a copy in host memory before.
-        gradient_checkpointing: Keep only each layer's input and compute the rest again.
+        gradient_checkpointing: What the backward pass computes again instead of keeping it.
+        gradient_checkpointing_every: The n of ``every_nth``.
         seed: Seeds the adapter's random half.
         strategy: Where it shards weights, this rank gets its part alone.
+        attention: What computes the language model's attention.
+        kernels: How else a pass is computed, resolved; ``None``: as transformers does.
         ranks: The connected ranks that load together.
 
     Returns:
@@ -154,6 +165,9 @@ def load_model(
     """
     import torch
 
+    from aes.kernels.attention import use_attention
+    from aes.kernels.checkpointing import checkpoint_layers
+
     folder = model_folder(spec, cache)
     if spec.path is not None:  # another architecture is refused before anything is loaded
         read_config(replace(spec, path=str(folder)))
@@ -163,41 +177,52 @@ def load_model(
     if strategy.name == "fsdp2":
         from aes.model.fsdp import load_fsdp
 
-        return load_fsdp(
-            folder,
-            adapter,
-            dtype=dtype,
-            accelerator=accelerator,
-            ranks=ranks,
-            gradient_checkpointing=gradient_checkpointing,
-            seed=seed,
+        model = load_fsdp(
+            folder, adapter, dtype=dtype, accelerator=accelerator, ranks=ranks, seed=seed
         )
-    if strategy.shards_weights:
+    elif strategy.shards_weights:
         from aes.model.zero import load_zero3
 
         model = load_zero3(folder, strategy, dtype=dtype, accelerator=accelerator, ranks=ranks)
+        model = add_adapter(model, adapter, seed=seed)
     else:
-        model = load_base(folder, dtype=dtype, device=accelerator)
-    if gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    return add_adapter(model, adapter, seed=seed)
+        model = load_base(folder, dtype=dtype, device=accelerator, quantization=spec.quantization)
+        model = add_adapter(model, adapter, seed=seed)
+    use_attention(model, attention)
+    if kernels is not None:
+        apply_kernels(model, kernels)
+    checkpoint_layers(model, gradient_checkpointing, gradient_checkpointing_every)
+    if kernels is not None and kernels.compile == "layers":
+        from aes.kernels.compiling import compile_layers
+
+        compile_layers(model)
+    return model
 
 
-def load_base(folder: Path, *, dtype: Any, device: str = "cpu") -> PreTrainedModel:
+def load_base(
+    folder: Path,
+    *,
+    dtype: Any,
+    device: Literal["cpu", "cuda"] = "cpu",
+    quantization: Quantization = "none",
+) -> PreTrainedModel:
     """Load a Qwen3-VL checkpoint; every weight must be there and find its place.
 
     Raises:
-        ValueError: If weights are missing, left over or of other shapes, or a file is broken.
+        ValueError: If weights are missing, left over or of other shapes, or a file is broken, or
+            what quantizes is not installed.
     """
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText
 
+    require_bitsandbytes(quantization, device)
     try:
         model, info = AutoModelForImageTextToText.from_pretrained(
             folder,
             dtype=dtype,
             attn_implementation="sdpa",
+            quantization_config=quantization_config(quantization, dtype),
             # By number: transformers loads in threads, whose current device is the first one.
             device_map=None if device == "cpu" else {"": torch.cuda.current_device()},
             output_loading_info=True,

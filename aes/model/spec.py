@@ -118,18 +118,16 @@ class KernelSpec:
             that are not trained. ``auto``: ``frozen`` where that is so, else ``grouped_mm``.
         attention: ``eager`` and ``sdpa`` are transformers' own. ``varlen``: each sample of a packed
             row by itself. ``auto``: the fastest that fits the device and the batches.
-        vision_without_grad: A tower in which nothing is trained runs without autograd.
-        logit_rows: Rows of ``lm_head``'s logits that are there at once; ``None``: all.
-        fused_ops: RMSNorm, rotary positions and SwiGLU as one operation each. ``auto``: those that
-            help on the device.
+        logit_rows: Rows of ``lm_head``'s logits that are there at once; ``None``: all; ``auto``: as
+            many as the device computes fast.
+        fused_ops: ``all``: RMSNorm, rotary positions and SwiGLU as one operation each.
         compile: ``layers``: ``torch.compile`` of each decoder layer.
     """
 
     experts: Literal["auto", "eager", "batched_mm", "grouped_mm", "frozen"]
     attention: Literal["auto", "eager", "sdpa", "varlen"]
-    vision_without_grad: bool
-    logit_rows: _Positive | None
-    fused_ops: Literal["auto", "none", "all"]
+    logit_rows: _Positive | Literal["auto"] | None
+    fused_ops: Literal["none", "all"]
     compile: Literal["none", "layers"]
 
 
@@ -139,9 +137,10 @@ class VisionCacheSpec:
 
     Attributes:
         place: ``memory``: of the host, for this run; ``disk``: in the cache folder, for later runs
-            too; ``none``: nowhere.
-        max_gib: Bound of it, of one rank; pages beyond are computed each time.
+            too; ``none``: nowhere; ``auto``: in memory, where features can be used again.
+        max_gib: Bound of it: of one rank in memory, of all runs together on disk. Pages beyond are
+            computed each time.
     """
 
-    place: Literal["none", "memory", "disk"]
+    place: Literal["auto", "none", "memory", "disk"]
     max_gib: Annotated[float, Field(gt=0)]

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from aes.model.kernels import apply_kernels, resolve_kernels
 from aes.model.loading import load_base, model_folder
-from aes.model.spec import ModelSpec
+from aes.model.spec import KernelSpec, ModelSpec
 
 ADAPTER_FOLDER = "adapter"
 MODEL_FOLDER = "model"
@@ -81,8 +82,12 @@ def load_trained(
     cache: Path,
     precision: Literal["fp32", "bf16"],
     accelerator: Literal["cpu", "cuda"],
+    kernels: KernelSpec | None = None,
 ) -> Any:
     """The model as the run left it; trained weights are float32, as they were in training.
+
+    Args:
+        kernels: How a pass is computed; ``None``: as transformers does.
 
     Returns:
         The PEFT model, or the transformers model where every weight was trained.
@@ -93,11 +98,17 @@ def load_trained(
     import torch
 
     folder = trained_folder(run_dir)
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    if folder.name == MODEL_FOLDER:
-        return load_base(folder, dtype=torch.float32, device=accelerator)
-    base = load_base(model_folder(spec, cache), dtype=dtype, device=accelerator)
-    return _with_adapter(base, folder)
+    is_whole = folder.name == MODEL_FOLDER
+    dtype = torch.bfloat16 if precision == "bf16" and not is_whole else torch.float32
+    base = folder if is_whole else model_folder(spec, cache)
+    quantization = "none" if is_whole else spec.quantization
+    model: Any = load_base(base, dtype=dtype, device=accelerator, quantization=quantization)
+    if not is_whole:
+        model = _with_adapter(model, folder)
+    model.requires_grad_(False)
+    if kernels is not None:
+        apply_kernels(model, resolve_kernels(kernels, spec, None))
+    return model
 
 
 def _with_adapter(base: Any, folder: Path) -> Any:

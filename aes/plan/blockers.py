@@ -13,13 +13,22 @@ from aes.plan.remedies import suggest_remedies
 from aes.plan.workload import Workload
 
 
-def find_data_blockers(data: MeasuredData, *, num_ranks: int) -> list[str]:
-    """Too few samples for a step, and samples over the limit in any split."""
+def find_data_blockers(
+    data: MeasuredData, *, num_ranks: int, max_batch_tokens: int | None
+) -> list[str]:
+    """Too few samples for a step, samples over the limit in any split or over a micro-batch's."""
     blockers = []
     num = data.train.num_examples
     if num < num_ranks:
         blockers.append(
             f"{num} training samples do not make a step on {num_ranks} device(s); {_cure(data)}"
+        )
+    longest = max(data.train.num_tokens, default=0)
+    if max_batch_tokens is not None and longest > max_batch_tokens:
+        name = data.train.ids[data.train.num_tokens.index(longest)]
+        blockers.append(
+            f"sample {name} has {longest} tokens, more than batching.max_tokens={max_batch_tokens} "
+            f"lets into a micro-batch; set batching.max_tokens={longest} or more"
         )
     return blockers + _overlong(data)
 

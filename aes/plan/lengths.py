@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from aes.data import BatchingSpec
 from aes.data.prepare import Prepared
 from aes.data.sampler import StepSampler
 
@@ -103,9 +104,21 @@ class LengthSummary:
 
 
 def summarise(
-    lengths: Lengths, *, global_batch_size: int, micro_batch_size: int, num_ranks: int = 1
+    lengths: Lengths,
+    *,
+    global_batch_size: int,
+    micro_batch_size: int,
+    batching: BatchingSpec,
+    num_ranks: int = 1,
 ) -> LengthSummary:
     """Boil a split down to the numbers of a plan."""
+    sampler = plan_epoch(
+        lengths,
+        global_batch_size=global_batch_size,
+        micro_batch_size=micro_batch_size,
+        batching=batching,
+        num_ranks=num_ranks,
+    )
     tokens = lengths.num_tokens
     num, pages = lengths.num_examples, sum(lengths.num_pages)
     of_pages = [
@@ -126,28 +139,37 @@ def summarise(
         mean_supervised=sum(lengths.num_supervised) / num if num else 0.0,
         max_supervised=max(lengths.num_supervised, default=0),
         max_prompt_tokens=max(prompts, default=0),
-        padding_share=_padding_share(lengths, global_batch_size, micro_batch_size, num_ranks),
+        padding_share=_padding_share(sampler),
     )
 
 
-def _padding_share(
-    lengths: Lengths, global_batch_size: int, micro_batch_size: int, num_ranks: int
-) -> float:
-    """Of one epoch over all ranks; other seeds and epochs differ little."""
-    samplers = [
-        StepSampler(
-            lengths=lengths.num_tokens,
-            num_supervised=lengths.num_supervised,
-            global_batch_size=global_batch_size,
-            micro_batch_size=micro_batch_size,
-            seed=0,
-            rank=rank,
-            num_ranks=num_ranks,
-        )
-        for rank in range(num_ranks)
+def plan_epoch(
+    lengths: Lengths,
+    *,
+    global_batch_size: int,
+    micro_batch_size: int,
+    batching: BatchingSpec,
+    num_ranks: int,
+) -> StepSampler:
+    """An epoch as training plans it; other seeds and epochs differ little."""
+    return StepSampler(
+        lengths=lengths.num_tokens,
+        num_supervised=lengths.num_supervised,
+        global_batch_size=global_batch_size,
+        micro_batch_size=micro_batch_size,
+        batching=batching,
+        seed=0,
+        num_ranks=num_ranks,
+    )
+
+
+def _padding_share(sampler: StepSampler) -> float:
+    """Of one epoch over all ranks."""
+    cells = [
+        sampler.lengths[cell].tolist()
+        for step in sampler.steps()
+        for micro_batch in sampler.cells(step)
+        for cell in micro_batch
     ]
-    batches = [
-        [lengths.num_tokens[pick.index] for pick in batch] for own in samplers for batch in own
-    ]
-    padded = sum(max(batch) * len(batch) for batch in batches)
-    return 1 - sum(map(sum, batches)) / padded if padded else 0.0
+    padded = sum(map(sampler.cutter.num_tokens, cells))
+    return 1 - sum(map(sum, cells)) / padded if padded else 0.0

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from aes.kernels.logits import choose_rows
 from aes.plan.parameters import sum_parameters
 from aes.plan.sharding import OFFLOAD, held_bytes, host_bytes, state_shards
-from aes.plan.workload import FLOAT32, GIB, Workload
+from aes.plan.workload import FLOAT32, GIB, Workload, trains_lm_head
 
 # CUDA context, libraries and their workspaces; on a CPU the interpreter and its libraries.
 _OVERHEAD_GIB = {"cuda": 1.5, "cpu": 1.0}
@@ -81,53 +82,105 @@ def plan_memory(load: Workload, *, machine_memory_gib: float | None = None) -> M
 
 
 def layer_bytes_per_token(load: Workload) -> float:
-    """What autograd keeps of one token in one decoder layer.
+    """What autograd keeps of one token in one decoder layer of which nothing is recomputed.
 
     Source: the tensors saved by transformers' Qwen3-VL layers, counted with
     ``torch.autograd.graph.saved_tensors_hooks``; the test of this module counts them again.
     """
+    norms = _norm_bytes(load, 2 * load.model.text.hidden_size, num_rows=2)
+    return norms + _attention_bytes_per_token(load) + _mlp_bytes_per_token(load)
+
+
+def _norm_bytes(load: Workload, width: int, *, num_rows: int) -> float:
+    """Inputs of norms, in float32 unless fused; then also the factor of each row."""
+    return load.width_bytes * width + FLOAT32 * num_rows if load.is_fused else FLOAT32 * width
+
+
+def _attention_bytes_per_token(load: Workload) -> float:
+    """Inputs of projections, of the norms of q and k, and of the product; all within attention."""
     text, width = load.model.text, load.width_bytes
     hidden, heads = text.hidden_size, text.num_heads * text.head_dim
     kv_heads = text.num_kv_heads * text.head_dim
-    norms = FLOAT32 * (2 * hidden + heads + kv_heads)  # inputs of four norms, in float32
-    attention = width * 4 * heads  # q, k and v (repeated for all heads), output
-    mask = width * load.max_tokens  # one row of the padding mask
-    # Autocast gives q, k and v a cast of their input each; float32 shares one, and o's input too.
-    inputs = width * (3 * hidden + heads) if width != FLOAT32 else width * hidden
+    norms = _norm_bytes(load, heads + kv_heads, num_rows=text.num_heads + text.num_kv_heads)
+    # q, k, v and the output; k and v are repeated for all heads where there is a mask, of which
+    # each token has a row.
+    product = width * (2 * heads + 2 * (heads if load.is_masked else kv_heads))
+    row = load.batch_tokens if load.is_packed else load.max_tokens
+    mask = width * row if load.is_masked else 0
+    # Autocast gives q, k and v a cast of their input each; float32 shares one, and o's input too,
+    # unless that was put together from samples.
+    shares = width == FLOAT32
+    inputs = hidden + heads * load.is_packed if shares else 3 * hidden + heads
     lora = width * 4 * load.rank
-    return norms + attention + mask + inputs + lora + _mlp_bytes_per_token(load)
+    return norms + product + mask + width * inputs + lora
 
 
 def _mlp_bytes_per_token(load: Workload) -> float:
-    """Gate, its activation and up; for experts also their outputs, weighted by the router."""
+    """Gate, its activation and up; for experts also their outputs, weighted by the router.
+
+    Fused operations keep no activation, but are not for transformers' own experts.
+    """
     text, width = load.model.text, load.width_bytes
+    if load.keeps_pre_activations_alone:
+        # Gate and up, and of the routing: probabilities, choices and their order.
+        inner = 2 * text.experts_per_token * text.expert_intermediate_size
+        return width * inner + FLOAT32 * text.num_experts + 24 * text.experts_per_token
     if text.num_experts:
         inner = text.experts_per_token * text.expert_intermediate_size
         outer = text.experts_per_token * text.hidden_size
     else:
         inner, outer = text.intermediate_size, 0
+    kept = 2 if load.is_fused and not text.num_experts else 3
     is_trained = sum_parameters(load.parameters, "experts", "MLP", "LoRA: experts").trainable > 0
     inputs = inner + (outer or text.hidden_size) if is_trained else 0
-    return width * (3 * inner + outer + inputs)
+    return width * (kept * inner + outer + inputs)
+
+
+def kept_bytes(load: Workload) -> float:
+    """What the layers keep of one micro-batch, at most at once, with what is recomputed.
+
+    A layer that is recomputed keeps its input; while it is, it stands there in full, but those
+    behind it are gone.
+    """
+    text = load.model.text
+    num_tokens = load.batch_tokens
+    layer = num_tokens * layer_bytes_per_token(load) + _merged_expert_bytes(load)
+    an_input = num_tokens * text.hidden_size * load.width_bytes
+    if load.checkpointing.policy == "attention":
+        layer -= num_tokens * _attention_bytes_per_token(load) - an_input
+    whole = load.checkpointing.whole_layers(text.num_layers)
+    num_whole, num_kept = sum(whole), text.num_layers - sum(whole)
+    if num_whole:
+        num_behind = whole[::-1].index(True)
+        num_kept = max(num_kept, num_kept - num_behind + 1)
+    return num_whole * an_input + num_kept * layer
 
 
 def activation_bytes(load: Workload) -> float:
-    """Saved for the backward pass of one micro-batch, with the largest transient on top.
+    """Kept for the backward pass of one micro-batch, with the largest transient on top.
 
-    With checkpointing, the input of every layer stays, and one layer is there in full.
+    The logits are gone when that comes, so that only what is larger than they counts.
     """
-    text, width = load.model.text, load.width_bytes
-    num_tokens = load.hardware.micro_batch_size * load.max_tokens
-    layer = num_tokens * layer_bytes_per_token(load) + _merged_expert_bytes(load)
-    if load.checkpointing:
-        saved = num_tokens * text.num_layers * text.hidden_size * width + layer
-    else:
-        saved = text.num_layers * layer
-    # Gradients on the way through one layer are about as large as what it saved of its MLP.
-    transient = num_tokens * _mlp_bytes_per_token(load) + _merged_expert_bytes(load)
-    working = saved + transient + _trained_cast_bytes(load)
+    transient = max(0.0, _transient_bytes(load) - logit_bytes(load))
+    working = kept_bytes(load) + transient + _trained_cast_bytes(load)
     vision = _vision_bytes(load)
     return working + vision if _trains_vision(load) else max(working, vision)
+
+
+def _transient_bytes(load: Workload) -> float:
+    """Gradients on the way through one layer, about as large as what it keeps of its MLP.
+
+    Of experts that keep pre-activations alone: gradients of their outputs, of their inputs, of the
+    activation, and of the pre-activation. Recomputed attention is there a layer at a time.
+    """
+    text = load.model.text
+    mlp = _mlp_bytes_per_token(load)
+    if load.keeps_pre_activations_alone:
+        wide = 2 * text.hidden_size + 4 * text.expert_intermediate_size
+        mlp = load.width_bytes * text.experts_per_token * wide
+    again = load.checkpointing.policy == "attention"
+    attention = _attention_bytes_per_token(load) if again else 0.0
+    return load.batch_tokens * max(mlp, attention) + _merged_expert_bytes(load)
 
 
 def _merged_expert_bytes(load: Workload) -> float:
@@ -156,16 +209,26 @@ def _vision_bytes(load: Workload) -> float:
     sides of its MLP.
     """
     vision = load.model.vision
-    num_patches = 4 * load.hardware.micro_batch_size * load.max_image_tokens
+    num_samples = 1 if load.caches_vision else load.hardware.micro_batch_size
+    num_patches = 4 * num_samples * load.max_image_tokens
     block = 8 * vision.hidden_size + 2 * vision.intermediate_size
     saved = 0
     if _trains_vision(load):
-        saved = vision.depth * (vision.hidden_size if load.checkpointing else block)
+        is_recomputed = load.checkpointing.policy == "all"
+        saved = vision.depth * (vision.hidden_size if is_recomputed else block)
     return num_patches * load.width_bytes * (block + saved)
 
 
 def logit_bytes(load: Workload) -> float:
-    """Logits of the supervised rows: as computed, in float32, as log-probabilities, as gradient."""
+    """Logits of the supervised rows: as computed, in float32, as log-probabilities, as gradient.
+
+    In chunks they become their own gradient; that of a trained head is made with them.
+    """
+    text, width = load.model.text, load.width_bytes
     rows = load.hardware.micro_batch_size * load.max_supervised
-    copies = 3 * FLOAT32 + (load.width_bytes if load.width_bytes != FLOAT32 else 0)
-    return rows * load.model.text.vocab_size * copies
+    cast = width if width != FLOAT32 else 0
+    at_once = choose_rows(load.kernels.logit_rows, load.hardware.accelerator)
+    if at_once is None:
+        return rows * text.vocab_size * (3 * FLOAT32 + cast)
+    gradient = FLOAT32 * text.hidden_size * text.vocab_size if trains_lm_head(load) else 0
+    return min(rows, at_once) * text.vocab_size * (FLOAT32 + cast) + gradient

@@ -7,23 +7,29 @@ device and no weight, so the same settings give the same plan on any machine.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from aes.data import BatchingSpec
 from aes.hardware import HardwareSpec, StrategySpec, accumulation_steps
-from aes.model import AdapterSpec, LoraSpec, ModelSpec
+from aes.kernels.checkpointing import Policy
+from aes.model import AdapterSpec, KernelSpec, LoraSpec, ModelSpec
 from aes.plan.advice import advise
 from aes.plan.blockers import find_data_blockers, find_memory_blockers
+from aes.plan.checkpointing import choose_checkpointing
 from aes.plan.communication import CommunicationPlan
 from aes.plan.comparison import Costs, Job, compare_strategies, compute_costs
-from aes.plan.lengths import LengthSummary, MeasuredData, summarise
+from aes.plan.lengths import LengthSummary, MeasuredData, plan_epoch, summarise
 from aes.plan.memory import MemoryPlan
 from aes.plan.parameters import ParameterCount, Parameters
 from aes.plan.steps import Schedule, StepPlan, plan_steps
 from aes.plan.strategy_advice import strategy_settings
 from aes.plan.time import TimePlan
-from aes.plan.workload import Workload
+from aes.plan.workload import Checkpointing, Workload
+
+if TYPE_CHECKING:
+    from aes.model.vision_cache import KeptFeatures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +41,11 @@ class Plan:
         essays: Counts of essays: ``read``, ``kept``, ``shrunk``.
         dropped: Essays left out, by reason.
         glyph_px: Least and greatest height of a glyph; ``None`` where no page is drawn.
+        page_features: What is kept of what the vision tower makes of pages; ``None``: not asked.
         max_tokens: Limit of a sample.
         parameters: Part of the model -> (parameters, trained ones).
+        checkpointing: What is recomputed in the backward pass, ``auto`` decided.
+        checkpointing_reason: Why, if it was left open.
         strategies: The same run under every strategy that makes sense on the hardware.
         blockers: What would stop the run, each with a cure; a run with blockers must not start.
         advice: What might be set better; never stops a run.
@@ -45,11 +54,14 @@ class Plan:
     model: str
     hardware: HardwareSpec
     strategy: str
-    checkpointing: bool
+    checkpointing: Checkpointing
+    checkpointing_reason: str
     global_batch_size: int
+    batching: BatchingSpec
     essays: Mapping[str, int]
     dropped: Mapping[str, int]
     glyph_px: tuple[float, float] | None
+    page_features: KeptFeatures | None
     max_tokens: int
     train: LengthSummary
     validation: LengthSummary
@@ -75,10 +87,15 @@ def make_plan(
     schedule: Schedule,
     ranges: Mapping[str, tuple[int, int]],
     global_batch_size: int,
+    batching: BatchingSpec,
     validation_batch_size: int,
     lr: float,
-    checkpointing: bool,
+    checkpointing: Policy | Literal["auto"],
+    checkpointing_every: int,
+    kernels: KernelSpec,
+    caches_vision: bool,
     machine_memory_gib: float | None,
+    page_features: KeptFeatures | None = None,
 ) -> Plan:
     """Plan a run.
 
@@ -92,19 +109,52 @@ def make_plan(
         schedule: Epochs, validations and saves.
         ranges: Lowest and highest score by trait, as validation asks for them.
         global_batch_size: Samples per optimiser step.
+        batching: How steps are made up, cut and laid out; the layout is decided.
         validation_batch_size: Examples that are decoded together.
         lr: Highest learning rate.
-        checkpointing: Whether layers are recomputed in the backward pass.
+        checkpointing: What is recomputed in the backward pass; ``auto``: what fits.
+        checkpointing_every: The n of ``every_nth``.
+        kernels: How passes are computed, without ``auto`` but for the logits.
+        caches_vision: Whether what the tower makes of a page is kept for later epochs.
         machine_memory_gib: Memory of the machine at hand, which its ranks share, for hardware that
             names none; ``None``: not known, and whether the run fits is left open.
+        page_features: What is kept of what the tower makes, for people.
 
     Raises:
         ValueError: If the global batch cannot be cut into equal micro-batches.
     """
-    splits = _summaries(data, global_batch_size, hardware)
-    load = _workload(model, adapter, parameters, hardware, strategy, checkpointing, splits["train"])
-    steps = _steps(schedule, data.train.num_examples, global_batch_size, hardware)
+    accumulation_steps(
+        global_batch_size=global_batch_size,
+        micro_batch_size=hardware.micro_batch_size,
+        num_ranks=hardware.num_ranks,
+    )
+    splits = _summaries(data, global_batch_size, batching, hardware)
+    longest = sorted(data.train.num_tokens, reverse=True)[:global_batch_size]
+    load = Workload(
+        model=model,
+        parameters=parameters,
+        hardware=hardware,
+        strategy=strategy,
+        checkpointing=Checkpointing(policy="none", every=1),
+        kernels=kernels,
+        is_packed=batching.layout == "packed",
+        caches_vision=caches_vision,
+        rank=adapter.rank if isinstance(adapter, LoraSpec) else 0,
+        longest_tokens=tuple(longest),
+        max_batch_tokens=batching.max_tokens,
+        max_image_tokens=splits["train"].max_image_tokens,
+        max_supervised=splits["train"].max_supervised,
+    )
     share = None if machine_memory_gib is None else machine_memory_gib / hardware.devices
+    chosen, reason = choose_checkpointing(
+        load,
+        asked=checkpointing,
+        every=checkpointing_every,
+        train=splits["train"],
+        machine_memory_gib=share,
+    )
+    load = replace(load, checkpointing=chosen)
+    steps = _steps(schedule, data, global_batch_size, batching, hardware)
     job = Job(
         train=splits["train"],
         validation=splits["validation"],
@@ -120,11 +170,14 @@ def make_plan(
         model=PurePath(model.path).name if model.path else "random weights",
         hardware=hardware,
         strategy=strategy.name,
-        checkpointing=checkpointing,
+        checkpointing=chosen,
+        checkpointing_reason=reason,
         global_batch_size=global_batch_size,
+        batching=batching,
         essays=dict(data.essays),
         dropped=dict(data.dropped),
         glyph_px=data.glyph_px,
+        page_features=page_features,
         max_tokens=data.max_tokens,
         **splits,
         parameters={name: ParameterCount(*count) for name, count in parameters.items()},
@@ -134,7 +187,9 @@ def make_plan(
         time=costs.time,
         strategies=strategies,
         blockers=(
-            *find_data_blockers(data, num_ranks=hardware.num_ranks),
+            *find_data_blockers(
+                data, num_ranks=hardware.num_ranks, max_batch_tokens=batching.max_tokens
+            ),
             *find_memory_blockers(load, costs.memory, global_batch_size=global_batch_size),
         ),
         advice=advise(
@@ -163,7 +218,7 @@ def _memory_dict(memory: MemoryPlan) -> dict[str, Any]:
 
 
 def _summaries(
-    data: MeasuredData, global_batch_size: int, hardware: HardwareSpec
+    data: MeasuredData, global_batch_size: int, batching: BatchingSpec, hardware: HardwareSpec
 ) -> dict[str, LengthSummary]:
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
     return {
@@ -171,6 +226,7 @@ def _summaries(
             split,
             global_batch_size=global_batch_size,
             micro_batch_size=hardware.micro_batch_size,
+            batching=batching,
             num_ranks=hardware.num_ranks,
         )
         for name, split in splits.items()
@@ -178,39 +234,24 @@ def _summaries(
 
 
 def _steps(
-    schedule: Schedule, num_examples: int, global_batch_size: int, hardware: HardwareSpec
+    schedule: Schedule,
+    data: MeasuredData,
+    global_batch_size: int,
+    batching: BatchingSpec,
+    hardware: HardwareSpec,
 ) -> StepPlan:
+    epoch = plan_epoch(
+        data.train,
+        global_batch_size=global_batch_size,
+        micro_batch_size=hardware.micro_batch_size,
+        batching=batching,
+        num_ranks=hardware.num_ranks,
+    )
     return plan_steps(
         schedule,
-        num_examples=num_examples,
+        num_examples=data.train.num_examples,
         global_batch_size=global_batch_size,
-        accumulation=accumulation_steps(
-            global_batch_size=global_batch_size,
-            micro_batch_size=hardware.micro_batch_size,
-            num_ranks=hardware.num_ranks,
-        ),
-    )
-
-
-def _workload(
-    model: ModelSpec,
-    adapter: AdapterSpec,
-    parameters: Parameters,
-    hardware: HardwareSpec,
-    strategy: StrategySpec,
-    checkpointing: bool,
-    train: LengthSummary,
-) -> Workload:
-    return Workload(
-        model=model,
-        parameters=parameters,
-        hardware=hardware,
-        strategy=strategy,
-        checkpointing=checkpointing,
-        rank=adapter.rank if isinstance(adapter, LoraSpec) else 0,
-        max_tokens=train.max_tokens,
-        max_image_tokens=train.max_image_tokens,
-        max_supervised=train.max_supervised,
+        accumulation=epoch.accumulation,
     )
 
 

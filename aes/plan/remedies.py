@@ -12,8 +12,9 @@ from aes.hardware import StrategySpec
 from aes.plan.memory import SAFETY_MARGIN, MemoryPlan, plan_memory
 from aes.plan.parameters import sum_parameters
 from aes.plan.sharding import FSDP2, OFFLOAD, ZERO2, ZERO3
-from aes.plan.workload import Workload
+from aes.plan.workload import Checkpointing, Workload
 
+_ALL = Checkpointing(policy="all", every=1)
 _LEAST_TOKENS = 256
 _LEAST_PARAMETERS = 1e8
 _SHARDED_DEVICES = 4
@@ -48,7 +49,7 @@ def suggest_remedies(
         for other in _with_other_strategies(load)
     ]
     hardware = replace(load.hardware, micro_batch_size=1)
-    frugal = replace(load, checkpointing=True, hardware=hardware)
+    frugal = replace(load, checkpointing=_ALL, hardware=hardware)
     if not plan_memory(frugal, machine_memory_gib=available_gib).fits:
         fitting += [_shorter_limit(frugal, available_gib), _smaller_model(frugal, available_gib)]
     return tuple(remedy for remedy in fitting if remedy)
@@ -60,14 +61,15 @@ def _remedy(change: str, plan: MemoryPlan) -> str:
 
 def _alternatives(load: Workload, global_batch_size: int) -> Iterator[tuple[str, Workload]]:
     """Changes in the order in which one would try them; later ones keep checkpointing on."""
-    with_checkpointing = "" if load.checkpointing else " with gradient checkpointing"
-    if not load.checkpointing:
-        yield "gradient checkpointing", replace(load, checkpointing=True)
+    is_frugal = load.checkpointing.policy == "all"
+    with_checkpointing = "" if is_frugal else " with gradient checkpointing"
+    if not is_frugal:
+        yield "trainer.gradient_checkpointing=all", replace(load, checkpointing=_ALL)
     for size in _micro_batch_sizes(load, global_batch_size):
         if size < load.hardware.micro_batch_size:
             hardware = replace(load.hardware, micro_batch_size=size)
             change = f"hardware.micro_batch_size={size}{with_checkpointing}"
-            yield change, replace(load, checkpointing=True, hardware=hardware)
+            yield change, replace(load, checkpointing=_ALL, hardware=hardware)
 
 
 def _micro_batch_sizes(load: Workload, global_batch_size: int) -> Iterator[int]:
@@ -96,7 +98,7 @@ def _fit_micro_batch(
 ) -> str:
     """``other`` with the largest micro-batch that fits, as changes to ``load``; empty if none."""
     for size in _micro_batch_sizes(other, global_batch_size):
-        for checkpointing in sorted({other.checkpointing, True}):
+        for checkpointing in dict.fromkeys((other.checkpointing, _ALL)):
             hardware = replace(other.hardware, micro_batch_size=size)
             found = replace(other, hardware=hardware, checkpointing=checkpointing)
             plan = plan_memory(found, machine_memory_gib=available_gib)
@@ -121,7 +123,8 @@ def _shorter_limit(frugal: Workload, available_gib: float) -> str:
     """The greatest limit that fits at a micro-batch of 1 with checkpointing, in steps of 64."""
     for limit in range(frugal.max_tokens // 64 * 64, _LEAST_TOKENS - 1, -64):
         supervised = int(frugal.max_supervised * limit / frugal.max_tokens)
-        shorter = replace(frugal, max_tokens=limit, max_supervised=supervised)
+        longest = tuple(min(tokens, limit) for tokens in frugal.longest_tokens)
+        shorter = replace(frugal, longest_tokens=longest, max_supervised=supervised)
         plan = plan_memory(shorter, machine_memory_gib=available_gib)
         if plan.fits:
             return f"data.max_tokens={limit} at micro-batch 1 ({plan.total:.1f} GiB)"

@@ -40,9 +40,9 @@ def render_plan(plan: Plan, console: Console) -> None:
 def _sections(plan: Plan) -> Iterator[tuple[str, list[str | Text]]]:
     yield "Model", [_model(plan), *_parameters(plan)]
     yield "Data", [_essays(plan), _splits(plan)]
-    yield "Pages", [_pages(plan)]
+    yield "Pages", [_pages(plan), *_features(plan)]
     yield "Tokens", list(_tokens(plan))
-    yield "Memory", [_memory_verdict(plan), *_memory_parts(plan)]
+    yield "Memory", [_memory_verdict(plan), *_memory_parts(plan), *_recomputed(plan)]
     yield "Steps", [_steps(plan)]
     yield "Saves", [plan.steps.note]
     yield "Links", list(_links(plan))
@@ -105,6 +105,23 @@ def _pages(plan: Plan) -> str:
     return text
 
 
+def _features(plan: Plan) -> Iterator[str]:
+    """What is kept of what the vision tower makes of pages."""
+    kept = plan.page_features
+    if kept is None or kept.place == "none":
+        return
+    where = "in host memory" if kept.place == "memory" else "on disk"
+    each = ", on each rank" if kept.place == "memory" and plan.hardware.num_ranks > 1 else ""
+    gib, most = kept.num_bytes / 2**30, kept.max_bytes / 2**30
+    if gib <= most:
+        yield f"the vision tower's features are kept {where}: {gib:.2f} GiB{each}"
+    else:
+        yield (
+            f"of {gib:.1f} GiB of the vision tower's features {most:.1f} are kept {where}{each}; "
+            "raise vision_cache.max_gib to keep all"
+        )
+
+
 def _tokens(plan: Plan) -> Iterator[str]:
     train = plan.train
     yield (
@@ -113,7 +130,7 @@ def _tokens(plan: Plan) -> Iterator[str]:
     )
     yield (
         f"supervised: mean {train.mean_supervised:,.0f}, most {train.max_supervised:,}; "
-        f"padding {train.padding_share:.0%}"
+        f"{plan.batching.layout}, padding {train.padding_share:.0%}"
     )
 
 
@@ -140,7 +157,8 @@ def _memory_parts(plan: Plan) -> Iterator[str]:
 def _memory_verdict(plan: Plan) -> Text:
     memory = plan.memory
     how = f" at micro-batch {plan.hardware.micro_batch_size}"
-    how += " with checkpointing" if plan.checkpointing else ""
+    if plan.checkpointing.policy != "none":
+        how += f", {plan.checkpointing.words}"
     if memory.available is None:
         return Text(f"{memory.total:.1f} GiB a device{how}; what it has is not known")
     verdict, style = ("fits", "bold green") if memory.fits else ("DOES NOT FIT", "bold red")
@@ -149,6 +167,12 @@ def _memory_verdict(plan: Plan) -> Text:
         f": {memory.total:.1f} of {memory.available:.1f} GiB a device, {SAFETY_MARGIN:.0%} to be "
         f"left free,{how}",
     )
+
+
+def _recomputed(plan: Plan) -> Iterator[str]:
+    """What was chosen where it was left open, and why."""
+    if plan.checkpointing_reason:
+        yield f"{plan.checkpointing.words} ({plan.checkpointing_reason})"
 
 
 def _steps(plan: Plan) -> str:

@@ -16,7 +16,7 @@ from aes.plan.communication import CommunicationPlan
 from aes.plan.lengths import LengthSummary
 from aes.plan.parameters import sum_parameters
 from aes.plan.steps import StepPlan
-from aes.plan.workload import Workload, weight_bytes
+from aes.plan.workload import Workload, trains_lm_head, weight_bytes
 
 # Share of the floor's speed that is assumed to be reached. The GPU's is a cautious guess; with the
 # CPU's the nano model takes the 0.7 s for a step of 8 that were measured on two cores.
@@ -30,7 +30,8 @@ class TimePlan:
     """Durations in seconds, cost in the currency of the hardware's price.
 
     Attributes:
-        tflop_per_step: Of a full global batch, over all devices.
+        tflop_per_step: Of a full global batch, over all devices; pages that are computed once and
+            kept are spread over all steps.
         floor_s: Training at the device's measured peaks.
         expected_s: Training as expected.
         communication_s: Part of it in which ranks wait for each other's bytes.
@@ -90,7 +91,10 @@ def plan_time(
     """
     hardware = load.hardware
     utilisation = UTILISATION[hardware.accelerator]
-    flops = _training_flops(load, train)
+    vision, language = _training_flops(load, train)
+    if load.caches_vision and steps.samples:
+        vision *= min(1.0, train.num_examples / steps.samples)
+    flops = vision + language
     compute_s = max(
         flops * steps.samples / hardware.num_ranks / (hardware.peak_tflops * 1e12),
         steps.micro_batches * _passes(load) * _stream_s(load),
@@ -153,36 +157,46 @@ def _active_layers(load: Workload) -> float:
     return sum_parameters(load.parameters, *always).total + share * experts
 
 
-def _training_flops(load: Workload, lengths: LengthSummary) -> float:
-    """Forward and backward of a sample.
+def _training_flops(load: Workload, lengths: LengthSummary) -> tuple[float, float]:
+    """Forward and backward of a sample: of its pages, and of everything else.
 
     A backward pass costs a forward for the gradients of the inputs, and as much again for those of
     trained weights; recomputing costs one more, but not for ``lm_head``. Flash attention's backward
     recomputes its scores: five products to the forward's two (Dao, 2023, FlashAttention-2).
     """
     flops = forward_flops(load, lengths)
-    recompute = 1 if load.checkpointing else 0
     body = ("attention", "experts", "router", "MLP")
     total, trained = sum_parameters(load.parameters, *body)
     trained_share = trained / total if total else 0.0
     tower = sum_parameters(load.parameters, "vision tower", "LoRA: vision")
-    vision = 1 if not tower.trainable else 2 + tower.trainable / tower.total + recompute
-    return (
-        flops.layers * (2 + trained_share + recompute)
-        + flops.attention * (3.5 + recompute)
-        + flops.lm_head * (3 if _trains_lm_head(load) else 2)
-        + flops.vision * vision
+    vision = 1.0
+    if tower.trainable:
+        vision = 2 + tower.trainable / tower.total + (load.checkpointing.policy == "all")
+    return flops.vision * vision, (
+        flops.layers * (2 + trained_share)
+        + flops.attention * 3.5
+        + flops.lm_head * (3 if trains_lm_head(load) else 2)
+        + recompute_flops(load, lengths)
     )
 
 
-def _trains_lm_head(load: Workload) -> bool:
-    head = sum_parameters(load.parameters, "lm_head").trainable
-    return bool(head) or "lm_head" in load.model.modules_to_save
+def recompute_flops(load: Workload, lengths: LengthSummary) -> float:
+    """Floating-point operations of a sample that are done again in the backward pass."""
+    flops = forward_flops(load, lengths)
+    if load.checkpointing.policy == "attention":
+        weights = sum_parameters(load.parameters, "attention", "LoRA: attention").total
+        return 2 * lengths.mean_tokens * weights + flops.attention
+    return _share_of_whole_layers(load) * (flops.layers + flops.attention)
 
 
-def _passes(load: Workload) -> int:
-    """Times that a micro-batch reads all weights."""
-    return 3 if load.checkpointing else 2
+def _share_of_whole_layers(load: Workload) -> float:
+    whole = load.checkpointing.whole_layers(load.model.text.num_layers)
+    return sum(whole) / len(whole)
+
+
+def _passes(load: Workload) -> float:
+    """Times that a micro-batch reads all weights; those of attention alone are few."""
+    return 2 + _share_of_whole_layers(load)
 
 
 def _stream_s(load: Workload) -> float:

@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from aes.hardware import HardwareSpec, StrategySpec
-from aes.model import ModelSpec
+from aes.kernels.checkpointing import Policy, is_recomputed
+from aes.model import KernelSpec, ModelSpec
+from aes.model.quantization import QUANTIZED_GROUPS, bytes_per_weight
 from aes.plan.parameters import Parameters, sum_parameters
 
 GIB = 2**30
@@ -17,14 +19,44 @@ FLOAT32 = 4
 
 
 @dataclass(frozen=True, kw_only=True)
+class Checkpointing:
+    """What the backward pass computes again.
+
+    Attributes:
+        every: The n of ``every_nth``; of no meaning otherwise.
+    """
+
+    policy: Policy
+    every: int
+
+    def whole_layers(self, num_layers: int) -> tuple[bool, ...]:
+        """Whether each decoder layer is computed again as a whole."""
+        return tuple(is_recomputed(i, self.policy, self.every) for i in range(num_layers))
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        return {
+            "none": "nothing recomputed",
+            "attention": "attention recomputed",
+            "every_nth": f"one layer of {self.every} recomputed",
+            "all": "all layers recomputed",
+        }[self.policy]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Workload:
     """Everything that decides how much memory a device needs.
 
     Attributes:
         parameters: Part of the model -> (parameters, trained ones).
-        checkpointing: Layers are recomputed in the backward pass.
+        checkpointing: What is recomputed in the backward pass.
+        kernels: How passes are computed, without ``auto`` but for the logits.
+        is_packed: Samples of a micro-batch stand end to end; else they are padded to the longest.
+        caches_vision: Pages are computed one by one, in the first epoch only.
         rank: Of LoRA; 0 without.
-        max_tokens: Longest sample, to which a micro-batch is padded.
+        longest_tokens: Tokens of the longest samples, the longest first, at least a micro-batch.
+        max_batch_tokens: Limit of a micro-batch; ``None``: its samples alone.
         max_image_tokens: Most image tokens of a sample.
         max_supervised: Most supervised tokens of a sample.
     """
@@ -33,9 +65,13 @@ class Workload:
     parameters: Parameters
     hardware: HardwareSpec
     strategy: StrategySpec
-    checkpointing: bool
+    checkpointing: Checkpointing
+    kernels: KernelSpec
+    is_packed: bool
+    caches_vision: bool
     rank: int
-    max_tokens: int
+    longest_tokens: tuple[int, ...]
+    max_batch_tokens: int | None
     max_image_tokens: int
     max_supervised: int
 
@@ -45,12 +81,55 @@ class Workload:
         return 2 if self.hardware.precision == "bf16" else FLOAT32
 
     @property
+    def max_tokens(self) -> int:
+        """Longest sample."""
+        return max(self.longest_tokens, default=0)
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens of the largest micro-batch there can be, padding included."""
+        size = self.hardware.micro_batch_size
+        tokens = size * self.max_tokens
+        if self.is_packed:
+            tokens = sum(self.longest_tokens[:size])
+        if self.max_batch_tokens is None:
+            return tokens
+        return min(tokens, max(self.max_batch_tokens, self.max_tokens))
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether attention is told by a mask who sees whom."""
+        return self.kernels.attention != "varlen"
+
+    @property
+    def keeps_pre_activations_alone(self) -> bool:
+        """Whether experts are computed by our own kernel for frozen ones."""
+        return self.kernels.experts == "frozen"
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether norms and activations keep their inputs alone."""
+        return self.kernels.fused_ops == "all"
+
+    @property
     def trainable(self) -> int:
         """Trained weights."""
         return sum_parameters(self.parameters).trainable
 
 
-def weight_bytes(load: Workload) -> int:
-    """All weights of the model, frozen ones at ``width_bytes`` and trained ones in float32."""
+def trains_lm_head(load: Workload) -> bool:
+    """Whether the head's weights get a gradient."""
+    head = sum_parameters(load.parameters, "lm_head").trainable
+    return bool(head) or "lm_head" in load.model.modules_to_save
+
+
+def weight_bytes(load: Workload) -> float:
+    """All weights of the model, frozen ones at ``width_bytes`` or less and trained ones in float32.
+
+    Those that a quantized model holds in few bits are all frozen.
+    """
     total, trainable = sum_parameters(load.parameters)
-    return (total - trainable) * load.width_bytes + trainable * FLOAT32
+    whole = (total - trainable) * load.width_bytes + trainable * FLOAT32
+    narrow = bytes_per_weight(load.model.quantization, load.width_bytes)
+    quantized = sum_parameters(load.parameters, *QUANTIZED_GROUPS)
+    return whole - (quantized.total - quantized.trainable) * (load.width_bytes - narrow)

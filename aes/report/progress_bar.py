@@ -23,6 +23,7 @@ class StepLine:
         loss: Mean over the supervised tokens of the global batch, in nats.
         lr: Learning rate of this step.
         tokens_per_s: Tokens of all ranks, prompt and image included.
+        data_wait_share: Share of the time in which ranks waited for batches, in ``[0, 1]``.
         elapsed_s: Since the start, earlier parts of a resumed run included.
         remaining_s: Estimate to the last step.
         peak_memory_gib: Most memory held so far.
@@ -33,6 +34,7 @@ class StepLine:
     loss: float
     lr: float
     tokens_per_s: float
+    data_wait_share: float
     elapsed_s: float
     remaining_s: float
     peak_memory_gib: float
@@ -104,6 +106,11 @@ class ProgressBar:
         """Say in place of the epoch what goes on, e.g. ``validating``."""
         if self._bar is not None:
             self._bar.update(self._task, description=what)
+
+    def say(self, text: str) -> None:
+        """A line of its own, above the bar where there is one."""
+        console = self._console if self._bar is None else self._bar.console
+        console.print(text, markup=False, soft_wrap=True)
 
     def stop(self) -> None:
         """Leave the bar as it is and give the terminal back; harmless when repeated."""

@@ -183,11 +183,12 @@ def gradient_norm(module: LightningModule) -> float:
 
 
 def _picks(trainer: Trainer, data: EssayDataModule) -> dict[int, list[Pick]]:
-    """What makes up the step under way: micro-batches by their number in the epoch."""
+    """What makes up the step under way: micro-batches by their number in the epoch, if any."""
     accumulation = trainer.accumulate_grad_batches
     number = (_batches_done(trainer) - 1) // accumulation
     step = data.sampler.steps()[number]
-    return dict(enumerate(data.sampler.micro_batches(step), start=number * accumulation))
+    places = enumerate(data.sampler.micro_batches(step), start=number * accumulation)
+    return {place: picks for place, picks in places if picks}
 
 
 def _batches_done(trainer: Trainer) -> int:

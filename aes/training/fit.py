@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,6 +97,7 @@ def fit(
             total_steps=module.num_steps,
             is_terminal=sys.stdout.isatty(),
             signals=signals,
+            waited_s=lambda: data.waited_s,
         )
         bad_steps = BadSteps(
             run_dir / FOLDER,
@@ -207,6 +209,8 @@ def _fit(
     # before each micro-batch.
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+    # A step with fewer micro-batches than others has empty ones, on purpose.
+    warnings.filterwarnings("ignore", message=".*train_dataloader yielded None.*")
     path = start.folder / STATE_FILE if start is not None else None
     try:
         trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)

@@ -18,6 +18,7 @@ from aes.kernels.forward import autocast
 from aes.metrics.grades import AgreementMetrics, validation_names
 from aes.model.adapters import trainable_lora_b
 from aes.model.sharding import full_tensor
+from aes.model.vision_cache import VisionCache
 from aes.ranks import ALONE, Ranks
 from aes.records import Example, Grade
 from aes.training.loss import summed_loss
@@ -36,6 +37,8 @@ class GraderModule(LightningModule):
         precision: As the model was loaded.
         accumulation: Micro-batches per optimiser step.
         num_steps: Optimiser steps of the whole run.
+        logit_rows: Rows of logits that are there at once; ``None``: all.
+        vision_cache: Gives pages' features in place of the pages; ``None``: nobody does.
         ranks: The processes that train together.
     """
 
@@ -51,6 +54,8 @@ class GraderModule(LightningModule):
         precision: Literal["fp32", "bf16"],
         accumulation: int,
         num_steps: int,
+        logit_rows: int | None = None,
+        vision_cache: VisionCache | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
         super().__init__()
@@ -63,17 +68,21 @@ class GraderModule(LightningModule):
         self.base_precision = precision
         self.accumulation = accumulation
         self.num_steps = num_steps
+        self.logit_rows = logit_rows
+        self.vision_cache = vision_cache
         self.ranks = ranks
         self.agreement = AgreementMetrics(grader.rubric)
         self.graded: list[tuple[Example, Grade]] = []
         self._loss_of_step = torch.zeros(())
-        self._tokens_of_step: int | Tensor = 0
+        self._tokens_of_step = 0
+        self._steps_done = 0
 
     def configure_model(self) -> None:
         """Nothing to do: a model that is sharded is so since it was loaded."""
 
     def on_train_start(self) -> None:
         """The adapter must not change the base's answers before the first step."""
+        self._steps_done = self.trainer.global_step
         if self.trainer.global_step == 0:
             for b in trainable_lora_b(self.model):
                 assert not full_tensor(b).any(), "lora_B is not zero"
@@ -88,23 +97,51 @@ class GraderModule(LightningModule):
         if isinstance(self.loss_spec, ExpectedLossSpec | OrdinalLossSpec):
             batch = add_branches(batch, guide)  # which only a loss on scores pays for
         with autocast(self.base_precision, self.device):
-            loss = summed_loss(self.model, batch, spec=self.loss_spec, score_steps=guide.table)
+            if self.vision_cache is not None:
+                batch = self.vision_cache.fill(self.model, batch)
+            loss = summed_loss(
+                self.model,
+                batch,
+                spec=self.loss_spec,
+                score_steps=guide.table,
+                logit_rows=self.logit_rows,
+            )
         share = loss / batch["num_supervised_in_step"]
         self._loss_of_step = self._loss_of_step.to(share.device) + share.detach()
-        self._tokens_of_step = self._tokens_of_step + batch["attention_mask"].sum()
+        self._tokens_of_step += int(batch["num_tokens"])
         # Strategies divide by accumulation and ranks, but the share is already of the whole batch.
         return share * self.accumulation * self.ranks.num_ranks
 
-    def step_report(self, *, stop_signal: int) -> StepReport:
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Drop the gradients of a step that is done.
+
+        Lightning does so in the first micro-batch of the next, which may be an empty one.
+        """
+        if self.trainer.global_step != self._steps_done:
+            self._steps_done = self.trainer.global_step
+            self.zero_grad(set_to_none=True)
+
+    def step_report(self, *, stop_signal: int, waited_s: float) -> StepReport:
         """Loss and tokens of the optimiser step about to be done, in one exchange of all ranks."""
         shares = self.ranks.gather(
-            (float(self._loss_of_step), int(self._tokens_of_step), stop_signal)
+            (float(self._loss_of_step), self._tokens_of_step, stop_signal, waited_s, self._pages())
         )
-        losses, tokens, signals = zip(*shares, strict=True)
-        report = StepReport(loss=sum(losses), num_tokens=sum(tokens), stop_signal=max(signals))
+        losses, tokens, signals, waits_s, pages = zip(*shares, strict=True)
+        report = StepReport(
+            loss=sum(losses),
+            num_tokens=sum(tokens),
+            stop_signal=max(signals),
+            waited_s=max(waits_s),
+            num_pages=sum(seen for seen, _ in pages),
+            num_pages_kept=sum(kept for _, kept in pages),
+        )
         self._loss_of_step = torch.zeros(())
         self._tokens_of_step = 0
         return report
+
+    def _pages(self) -> tuple[int, int]:
+        """Pages since the last call, and those whose features were kept, of this rank."""
+        return (0, 0) if self.vision_cache is None else self.vision_cache.count()
 
     def on_validation_epoch_start(self) -> None:
         """Forget the grades of the last validation."""

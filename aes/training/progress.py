@@ -12,6 +12,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, cast
 
@@ -22,6 +23,9 @@ from aes.report.progress_bar import ProgressBar, StepLine
 from aes.training.metrics_log import MetricsLog
 from aes.training.stopping import StopSignals
 
+_MOST_WAITING = 0.1
+"""Share of the time above which waiting for batches is worth a line."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
@@ -29,23 +33,30 @@ class StepReport:
 
     Attributes:
         loss: Mean over the supervised tokens of the global batch, in nats.
-        num_tokens: All tokens of the global batch, prompt and image included.
+        num_tokens: All tokens of the global batch, prompt and image included, padding not.
         stop_signal: Number of a signal that asks one of the ranks to stop; 0: none does.
+        waited_s: Time that the rank that waited longest waited for its batches.
+        num_pages: Pages of the global batch, where features of pages are kept.
+        num_pages_kept: Those of them whose features were there already.
     """
 
     loss: float
     num_tokens: int
     stop_signal: int = 0
+    waited_s: float = 0.0
+    num_pages: int = 0
+    num_pages_kept: int = 0
 
 
 class ReportsSteps(Protocol):
     """A module that ``ProgressReport`` can measure."""
 
-    def step_report(self, *, stop_signal: int) -> StepReport:
+    def step_report(self, *, stop_signal: int, waited_s: float) -> StepReport:
         """The optimiser step about to be done; called once for each, on every rank.
 
         Args:
             stop_signal: That of this rank, for the report to hold the highest of all.
+            waited_s: Time that this rank waited for batches of the step; likewise.
         """
         ...
 
@@ -71,6 +82,7 @@ class ProgressReport(Callback):
         total_steps: int,
         is_terminal: bool,
         signals: StopSignals,
+        waited_s: Callable[[], float],
     ) -> None:
         """Prepare, without output.
 
@@ -80,10 +92,13 @@ class ProgressReport(Callback):
             total_steps: Optimiser steps of the whole run, for the remaining time.
             is_terminal: Whether to draw a bar instead of plain lines.
             signals: Knows whether this rank is asked to stop.
+            waited_s: Tells how long this rank has waited for batches so far.
         """
         self.skipped_steps = 0
         self._log = log
         self._signals = signals
+        self._waited_s, self._seen_waited_s = waited_s, 0.0
+        self._has_complained = False
         self._every_n_steps = every_n_steps
         self._total_steps = total_steps
         self._is_terminal = is_terminal
@@ -96,7 +111,7 @@ class ProgressReport(Callback):
         """Start the clocks, and rewind the log of a resumed run."""
         now_s = time.perf_counter()
         self._started_s = now_s - self._resumed.get("elapsed_s", 0.0)
-        self._window_started_s, self._window_tokens = now_s, 0
+        self._begin_window(now_s)
         self._seen_step = self._logged_step = self._first_step = trainer.global_step
         self._pace = (trainer.global_step, now_s)
         if not trainer.is_global_zero:
@@ -120,7 +135,11 @@ class ProgressReport(Callback):
     ) -> None:
         """Ask for the step's report, on every rank, since the module may have to sum over them."""
         module = cast(ReportsSteps, pl_module)
-        self.report = module.step_report(stop_signal=self._signals.received)
+        waited_s = self._waited_s()
+        self.report = module.step_report(
+            stop_signal=self._signals.received, waited_s=waited_s - self._seen_waited_s
+        )
+        self._seen_waited_s = waited_s
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -131,6 +150,9 @@ class ProgressReport(Callback):
             return
         self._seen_step, self._seen_epoch = step, trainer.current_epoch + 1
         self._window_tokens += self.report.num_tokens
+        self._window_waited_s += self.report.waited_s
+        self._window_pages += self.report.num_pages
+        self._window_pages_kept += self.report.num_pages_kept
         if self._bar is not None:
             self._bar.advance(step, self._seen_epoch)
         if step in (1, self._total_steps) or step % self._every_n_steps == 0:
@@ -180,28 +202,45 @@ class ProgressReport(Callback):
         """Show and log the step just done, and begin a new window for tokens per second."""
         now_s = time.perf_counter()
         line = self._measure(now_s, device)
+        is_first = self._logged_step == self._first_step
         self._logged_step = self._seen_step
-        self._window_started_s, self._window_tokens = now_s, 0
+        hits = self._window_pages_kept / self._window_pages if self._window_pages else None
+        self._begin_window(now_s)
         if self._bar is None:
             return
         values = asdict(line)
         if self.skipped_steps:
             values["skipped_steps"] = self.skipped_steps
+        if hits is not None:
+            values["vision_cache_hits"] = hits
         self._log.log(values)
         self._bar.show(line)
+        if line.data_wait_share > _MOST_WAITING and not (is_first or self._has_complained):
+            self._has_complained = True
+            self._bar.say(
+                f"{line.data_wait_share:.0%} of the time since the last line went on waiting for "
+                "pages; raise hardware.num_workers"
+            )
         step = values.pop("step")
         for logger in trainer.loggers:
             logger.log_metrics({f"train/{name}": v for name, v in values.items()}, step=step)
 
+    def _begin_window(self, now_s: float) -> None:
+        """Of what is measured from one line to the next."""
+        self._window_started_s, self._window_tokens, self._window_waited_s = now_s, 0, 0.0
+        self._window_pages = self._window_pages_kept = 0
+
     def _measure(self, now_s: float, device: torch.device) -> StepLine:
         step, (pace_step, pace_started_s) = self._seen_step, self._pace
         s_per_step = (now_s - pace_started_s) / max(1, step - pace_step)
+        window_s = now_s - self._window_started_s
         return StepLine(
             step=step,
             epoch=self._seen_epoch,
             loss=self.report.loss,
             lr=self._lr,
-            tokens_per_s=self._window_tokens / (now_s - self._window_started_s),
+            tokens_per_s=self._window_tokens / window_s,
+            data_wait_share=min(1.0, self._window_waited_s / window_s),
             elapsed_s=now_s - self._started_s,
             remaining_s=max(0, self._total_steps - step) * s_per_step,
             peak_memory_gib=peak_memory_gib(device),

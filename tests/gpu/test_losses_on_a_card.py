@@ -54,7 +54,7 @@ def load(
             cache=session_cache,
             precision=precision,
             accelerator=accelerator,
-            gradient_checkpointing=False,
+            gradient_checkpointing="none",
             seed=1,
         )
         with torch.no_grad():

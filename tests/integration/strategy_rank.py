@@ -7,6 +7,7 @@ import pickle
 import sys
 import time
 import warnings
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 
 from aes.cli.environment import prepare_environment
+from aes.data import BatchingSpec
 from aes.data.datamodule import EssayDataModule
 from aes.data.processor import Processor
 from aes.grading import Grader
-from aes.hardware import accumulation_steps
 from aes.inference.engine import Engine
 from aes.kernels.parts import unwrap
 from aes.model.adapters import trainable_lora_b, without_adapter
@@ -29,6 +30,8 @@ from aes.training.module import GraderModule
 from aes.training.progress import peak_memory_gib
 from aes.training.saving import save_trained
 from aes.training.strategies import build_strategy
+
+PADDED = BatchingSpec(order="bucketed", pool_steps=8, layout="padded", max_tokens=None)
 
 
 class Watch(Callback):
@@ -60,7 +63,7 @@ class Watch(Callback):
         if trainer.global_step == self.seen:
             return
         self.seen = trainer.global_step
-        self.losses.append(pl_module.step_report(stop_signal=0).loss)
+        self.losses.append(pl_module.step_report(stop_signal=0, waited_s=0.0).loss)
         self.rates.append(self.rate)
         self.times.append(time.perf_counter())
         if self.seen == self.job.get("save_at"):
@@ -81,9 +84,12 @@ def build(job: dict[str, Any], ranks: Ranks) -> tuple[GraderModule, EssayDataMod
         cache=job["folder"],
         precision=hardware.precision,
         accelerator=hardware.accelerator,
-        gradient_checkpointing=job.get("gradient_checkpointing", False),
+        gradient_checkpointing=job.get("gradient_checkpointing", "none"),
+        gradient_checkpointing_every=2,
         seed=1,
         strategy=job["strategy"],
+        attention=job.get("attention", "sdpa"),
+        kernels=job.get("kernels"),
         ranks=ranks,
     )
     grader = Grader(
@@ -93,21 +99,9 @@ def build(job: dict[str, Any], ranks: Ranks) -> tuple[GraderModule, EssayDataMod
             renderer=job["builder"].renderer,
             decoding=job["decoding"],
             precision=hardware.precision,
+            spec=job["engine"],
         ),
         rubric=job["builder"].rubric,
-    )
-    module = GraderModule(
-        grader=grader,
-        loss=job["loss"],
-        optim=job["optim"],
-        precision=hardware.precision,
-        accumulation=accumulation_steps(
-            global_batch_size=job["global_batch_size"],
-            micro_batch_size=hardware.micro_batch_size,
-            num_ranks=hardware.num_ranks,
-        ),
-        num_steps=job["num_steps"],
-        ranks=ranks,
     )
     data = EssayDataModule(
         train=job["train"],
@@ -116,11 +110,22 @@ def build(job: dict[str, Any], ranks: Ranks) -> tuple[GraderModule, EssayDataMod
         processor=processor,
         global_batch_size=job["global_batch_size"],
         micro_batch_size=hardware.micro_batch_size,
+        batching=job.get("batching", PADDED),
         decoding_batch_size=2,
         num_workers=0,
         seed=1,
         rank=ranks.rank,
         num_ranks=ranks.num_ranks,
+    )
+    module = GraderModule(
+        grader=grader,
+        loss=job["loss"],
+        optim=job["optim"],
+        precision=hardware.precision,
+        accumulation=data.sampler.accumulation,
+        num_steps=job["num_steps"],
+        logit_rows=job.get("logit_rows"),
+        ranks=ranks,
     )
     return module, data
 
@@ -130,8 +135,7 @@ def first_loss_of_base(module: GraderModule, data: EssayDataModule) -> float:
     engine, total = module.grader.engine, 0.0
     batches = iter(data.train_dataloader())
     with torch.no_grad(), without_adapter(module.model):
-        for _ in range(module.accumulation):
-            batch = next(batches)
+        for batch in filter(None, islice(batches, module.accumulation)):
             loss = summed_loss(
                 module.model,
                 batch,
@@ -189,6 +193,7 @@ def main(job: dict[str, Any]) -> None:
         "rates": watch.rates,
         "norms": watch.norms,
         "s_per_step": (watch.times[-1] - watch.times[1]) / max(1, len(watch.times) - 2),
+        "sizes": [len(picks) for picks in data.sampler],
         "lora_b_is_zero": watch.lora_b_is_zero,
         "global_step": trainer.global_step,
         "trained": trained,

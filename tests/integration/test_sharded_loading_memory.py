@@ -54,7 +54,7 @@ watcher.start()
 model = load_model(
     spec,
     LoraSpec(rank=8, alpha=16, dropout=0.0, targets=("attention",), modules_to_save=()),
-    cache=out, precision="fp32", accelerator="cpu", gradient_checkpointing=False, seed=1,
+    cache=out, precision="fp32", accelerator="cpu", gradient_checkpointing="none", seed=1,
     strategy=StrategySpec(name=name), ranks=ranks,
 )
 done.set()

@@ -20,11 +20,12 @@ import torch
 from datasets import concatenate_datasets
 
 from aes.cli.launch import run_ranks
+from aes.data import BatchingSpec
 from aes.data.prepare import Prepared, prepare
 from aes.data.processor import Processor
 from aes.hardware import HardwareSpec, StrategySpec
-from aes.inference import DecodingSpec
-from aes.model import LoraSpec, ModelSpec
+from aes.inference import DecodingSpec, HfEngineSpec
+from aes.model import KernelSpec, LoraSpec, ModelSpec
 from aes.model.spec import NoAdapterSpec
 from aes.page import PageSpec
 from aes.prompt.build import ExampleBuilder
@@ -89,6 +90,7 @@ def run(
             "model": replace(nano_spec, path=str(nano_checkpoint)),
             "checkpoint": nano_checkpoint,
             "builder": builder,
+            "engine": HfEngineSpec(**read_conf("engine/hf")),
             "decoding": DecodingSpec(
                 **read_conf("decoding/expected", batch_size=2, max_feedback_tokens=2)
             ),
@@ -283,11 +285,60 @@ _EXPECTED = ExpectedLossSpec(name="expected", feedback_weight=1.0, score_weight=
 @pytest.mark.parametrize("name", ["zero3", "fsdp2"])
 def test_branches_and_checkpointing_in_shards(name: str, run: Run) -> None:
     """A loss that reads single rows of the head, and passes that are done twice."""
-    changes = {"loss": _EXPECTED, "gradient_checkpointing": True, "max_steps": 4}
+    changes = {"loss": _EXPECTED, "gradient_checkpointing": "all", "max_steps": 4}
     (single,) = run("single", **changes)
     for rank in run(name, **changes):
         assert rank["losses"] == pytest.approx(single["losses"], abs=1e-5)
         assert _distance(rank, single) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["ddp", "zero2", "zero3", "fsdp2"])
+@pytest.mark.parametrize("policy", ["attention", "every_nth"])
+def test_parts_recomputed_and_logits_in_chunks_in_shards(name: str, policy: str, run: Run) -> None:
+    """Ranks differ in chunks, and in an epoch's last step one of them has none that counts."""
+    (single,) = run("single", max_steps=4, loss=LossSpec(name="ce", feedback_weight=0.5))
+    changes = {
+        "loss": LossSpec(name="ce", feedback_weight=0.5),
+        "gradient_checkpointing": policy,
+        "logit_rows": 16,
+        "max_steps": 4,
+    }
+    for rank in run(name, **changes):
+        assert rank["losses"] == pytest.approx(single["losses"], abs=1e-5)
+        assert _distance(rank, single) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["ddp", "zero2", "zero3", "fsdp2"])
+def test_packed_steps_of_unlike_numbers_of_micro_batches(
+    name: str, run: Run, read_conf: Callable[..., dict[str, Any]]
+) -> None:
+    """Ranks pass over the same empty micro-batches, and DeepSpeed counts right."""
+    changes = {"global_batch_size": 4, "max_steps": 8}
+    (single,) = run("single", **changes)
+    hardware = HardwareSpec(
+        **read_conf("hardware/cpu", devices=2, num_workers=0, micro_batch_size=2)
+    )
+    batching = BatchingSpec(order="bucketed", pool_steps=8, layout="packed", max_tokens=400)
+    packed = {"hardware": hardware, "batching": batching, "attention": "varlen"}
+    for rank in run(name, **changes, **packed):
+        assert set(rank["sizes"]) == {0, 1, 2}
+        assert rank["losses"] == pytest.approx(single["losses"], abs=1e-5)
+        assert _distance(rank, single) < 1e-5
+
+
+@pytest.mark.parametrize("policy", ["none", "all"])
+@pytest.mark.parametrize("name", ["ddp", "zero3", "fsdp2"])
+def test_frozen_experts_and_fused_operations_in_shards(
+    name: str, policy: str, run: Run, read_conf: Callable[..., dict[str, Any]]
+) -> None:
+    """Weights that were let go behind a layer's forward are there again in our own backward."""
+    kernels = KernelSpec(**read_conf("kernels/fast", experts="frozen", attention="sdpa"))
+    (single,) = run("single", max_steps=3)
+    for rank in run(name, max_steps=3, kernels=kernels, gradient_checkpointing=policy):
+        assert rank["losses"] == pytest.approx(single["losses"], abs=1e-5)
+        assert _distance(rank, single) < 1e-5
+        share = rank["held"] / rank["whole"]
+        assert share == (pytest.approx(0.5, abs=0.02) if name in _SHARDED else 1)
 
 
 @pytest.mark.parametrize("name", ["zero2", "zero3", "fsdp2"])
@@ -297,7 +348,7 @@ def test_all_weights_are_trained_alike(
     optim = OptimSpec(**read_conf("optim/adamw", lr=1e-3, eps=1e-3))
     changes = {"adapter": NoAdapterSpec(), "optim": optim, "max_steps": 3}
     (single,) = run("single", **changes)
-    for rank in run(name, **changes):
+    for rank in run(name, **changes, logit_rows=16):
         assert rank["losses"] == pytest.approx(single["losses"], abs=1e-4)
         assert _distance(rank, single) < 1e-4
         saved = rank["folder"] / "model" / "model.safetensors"

@@ -26,6 +26,7 @@ STEP_KEYS = {
     "loss",
     "lr",
     "tokens_per_s",
+    "data_wait_share",
     "elapsed_s",
     "remaining_s",
     "peak_memory_gib",

@@ -107,6 +107,19 @@ def test_many_copies_hang_together() -> None:
     assert [len(g) for g in group_pairs(101, pairs)] == [100, 1]
 
 
+@pytest.mark.parametrize("most_keys", [10**9, 100_000])
+def test_a_copy_of_a_text_of_stock_phrases_is_still_a_copy(
+    most_keys: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each 5-gram stands in some 70 texts, more than are compared with each other, or are kept."""
+    monkeypatch.setattr("aes.corpus.duplicates._MOST_KEYS", most_keys)
+    rng = random.Random(0)
+    phrases = [random_text(rng, 12) for _ in range(300)]
+    texts = ["".join(rng.sample(phrases, 20)) for _ in range(1000)]
+    (overlap,) = find_overlaps([*texts, texts[500]])
+    assert (overlap.first, overlap.second, overlap.is_same) == (500, 1000, True)
+
+
 def test_texts_without_letters_match_nothing() -> None:
     assert find_overlaps(["", "", "……", "！"]) == []
     assert fold("《Ａ b》，１！") == "ab1"

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -180,3 +181,41 @@ def test_node_steps_are_the_choices_at_the_nodes(branched: tuple[Processor, Any,
     guide = processor.guide
     for prefix, step in zip(guide.nodes["a"], batch["node_steps"][0, 0].tolist(), strict=True):
         assert guide.place(step) == ("a", False, prefix)
+
+
+def test_a_packed_row_is_the_samples_end_to_end(
+    essays: tuple[Essay, ...], make_batch: Callable[..., Any]
+) -> None:
+    padded, packed = make_batch(essays[:4]), make_batch(essays[:4], is_packed=True)
+    lengths = padded["attention_mask"].sum(dim=1)
+    assert torch.equal(packed["sequence_lengths"], lengths)
+    assert "attention_mask" not in packed
+    real = padded["attention_mask"].bool()
+    for name in ("input_ids", "labels", "steps"):
+        assert torch.equal(packed[name][0], padded[name][real]), name
+    assert torch.equal(packed["position_ids"][1:, 0], padded["position_ids"][:, real])
+    places = torch.cat([torch.arange(int(length)) for length in lengths])
+    assert torch.equal(packed["position_ids"][0, 0], places)
+    for name in ("pixel_values", "image_grid_thw", "num_tokens", "num_supervised_in_step"):
+        assert torch.equal(packed[name], padded[name]), name
+    assert int(packed["num_tokens"]) == packed["input_ids"].numel()
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_nothing_of_a_filler_counts(
+    encoded: list[Encoded], processor: Processor, is_packed: bool
+) -> None:
+    one = encoded[1]
+    answer = one.input_ids[-3:]
+    one = replace(one, num_prompt=len(one.input_ids) - 3, steps=[FREE_STEP, 0, FREE_STEP])
+    items = [
+        {"encoded": one, "patches": [], "num_supervised_in_step": 3, "is_filler": is_filler}
+        for is_filler in (False, True)
+    ]
+    collate = Collator(
+        image_token=processor.image_token, pad_token=processor.pad_token, is_packed=is_packed
+    )
+    batch = collate(items)
+    assert int(batch["num_tokens"]) == len(one.input_ids)
+    assert batch["labels"][batch["labels"] != IGNORED].tolist() == list(answer)
+    assert (batch["steps"] == 0).sum() == 1

@@ -1,13 +1,16 @@
 """Tokenised samples: cached by what shapes them, never cut, and counted where they do not fit."""
 
 import dataclasses
+import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from aes.data import BatchingSpec
 from aes.data.datamodule import EssayDataModule
 from aes.data.prepare import Prepared, encoded_row, prepare
 from aes.data.processor import Processor
@@ -39,7 +42,8 @@ def run(builder: ExampleBuilder, processor: Processor, tmp_path: Path) -> Callab
 
 
 def _files(cache: Path) -> dict[str, int]:
-    return {p.name: p.stat().st_mtime_ns for p in (cache / "samples").iterdir()}
+    """Names and inodes, which another file of the name would not have."""
+    return {p.name: p.stat().st_ino for p in (cache / "samples").iterdir()}
 
 
 def test_rows_hold_what_the_processor_gives(
@@ -78,6 +82,23 @@ def test_a_second_call_reads_the_cache(
     second = run(essays[:2])
     assert _files(tmp_path) == before
     assert second.rows[:] == first.rows[:]
+
+
+def test_the_cache_forgets_what_was_not_used_for_a_month(
+    run: Callable[..., Prepared], essays: tuple[Essay, ...], tmp_path: Path
+) -> None:
+    run(essays[:2])
+    run(essays[1:2])
+    paths = list((tmp_path / "samples").iterdir())
+    for path in paths:
+        long_ago_s = time.time() - 31 * 24 * 3600
+        os.utime(path, (long_ago_s, long_ago_s))
+    before = _files(tmp_path)
+    run(essays[:2])  # is used again, and stays
+    after = _files(tmp_path)
+    assert len(before) == 2
+    assert len(after) == 1
+    assert after.items() <= before.items()
 
 
 def test_whatever_shapes_the_rows_makes_the_cache_stale(
@@ -215,6 +236,7 @@ def test_the_loader_gives_the_sampled_rows_with_their_pages(
     processor: Processor,
     essays: tuple[Essay, ...],
     make_batch: Callable[..., Any],
+    make_batching: Callable[..., BatchingSpec],
 ) -> None:
     prepared = run(essays[:5])
     data = EssayDataModule(
@@ -224,6 +246,7 @@ def test_the_loader_gives_the_sampled_rows_with_their_pages(
         processor=processor,
         global_batch_size=4,
         micro_batch_size=2,
+        batching=make_batching(),
         decoding_batch_size=3,
         num_workers=0,
         seed=1,

@@ -2,16 +2,21 @@
 
 import functools
 import operator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from aes.data import BatchingSpec
 from aes.data.sampler import Pick, StepSampler
 
 NUM = 203  # several pools of 8 steps and a ragged step
 LENGTHS = np.random.default_rng(0).integers(100, 900, NUM)
 SUPERVISED = np.random.default_rng(1).integers(10, 90, NUM)
+
+
+BATCHING = BatchingSpec(order="bucketed", pool_steps=8, layout="padded", max_tokens=None)
 
 
 def _sampler(**changes: Any) -> StepSampler:
@@ -20,6 +25,7 @@ def _sampler(**changes: Any) -> StepSampler:
         "num_supervised": SUPERVISED,
         "global_batch_size": 8,
         "micro_batch_size": 2,
+        "batching": BATCHING,
         "seed": 3,
     }
     return StepSampler(**plain | changes)
@@ -28,7 +34,7 @@ def _sampler(**changes: Any) -> StepSampler:
 def _steps(sampler: StepSampler) -> list[list[Pick]]:
     """Micro-batches put together again to steps, by their number alone."""
     micro = list(sampler)
-    per_step = sampler.global_batch_size // sampler.micro_batch_size
+    per_step = sampler.accumulation
     return [
         functools.reduce(operator.iadd, micro[i : i + per_step], [])
         for i in range(0, len(micro), per_step)
@@ -49,7 +55,10 @@ def test_every_example_comes_once_an_epoch(num: int, micro: int) -> None:
 
 @pytest.mark.parametrize("micro", [1, 4, 8])
 def test_what_a_step_holds_does_not_depend_on_the_micro_batch(micro: int) -> None:
-    assert _steps(_sampler(micro_batch_size=micro)) == _steps(_sampler())
+    def held(sampler: StepSampler) -> list[set[Pick]]:
+        return [set(step) for step in _steps(sampler)]
+
+    assert held(_sampler(micro_batch_size=micro)) == held(_sampler())
 
 
 def test_the_denominator_is_the_sum_over_the_whole_step() -> None:
@@ -113,6 +122,56 @@ def test_like_lengths_are_put_together() -> None:
     order = np.random.default_rng(5).permutation(NUM).tolist()
     shuffled = [order[i : i + 8] for i in range(0, NUM, 8)]
     assert padding(planned) < padding(shuffled) / 2
+
+
+@pytest.mark.parametrize("pool_steps", [1, 8, None])
+def test_wider_pools_pad_less_and_hold_every_example(pool_steps: int | None) -> None:
+    def padding(batching: BatchingSpec) -> int:
+        steps = _sampler(batching=batching).steps()
+        assert sorted(int(i) for step in steps for i in step) == list(range(NUM))
+        return sum(int(LENGTHS[s].max()) * len(s) - int(LENGTHS[s].sum()) for s in steps)
+
+    shuffled = replace(BATCHING, order="shuffled", pool_steps=None)
+    narrower = {1: shuffled, 8: replace(BATCHING, pool_steps=1), None: BATCHING}[pool_steps]
+    wide = padding(replace(BATCHING, pool_steps=pool_steps))
+    assert wide <= padding(narrower) if pool_steps == 1 else wide < padding(narrower) / 1.5
+
+
+LIMITED = [replace(BATCHING, layout=layout, max_tokens=900) for layout in ("padded", "packed")]
+
+
+@pytest.mark.parametrize("batching", LIMITED)
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_a_limit_of_tokens_holds_and_lightning_counts_to_one_number(
+    batching: BatchingSpec, num_ranks: int
+) -> None:
+    whole = {"batching": batching, "micro_batch_size": 4, "num_ranks": num_ranks}
+    ranks = [_sampler(**whole, rank=rank) for rank in range(num_ranks)]
+    for epoch in range(3):
+        for sampler in ranks:
+            sampler.set_epoch(epoch)
+        dealt = [list(sampler) for sampler in ranks]
+        per_step = ranks[0].accumulation
+        assert {len(one) for one in dealt} == {len(ranks[0])}
+        seen: list[int] = []
+        for number, together in enumerate(zip(*dealt, strict=True)):
+            # All ranks compute, or none does.
+            assert len({bool(batch) for batch in together}) == 1
+            # The last place of a step is never empty: Lightning steps there.
+            assert together[0] or (number + 1) % per_step
+            for batch in together:
+                lengths = [int(LENGTHS[pick.index]) for pick in batch]
+                cost = sum(lengths) if batching.layout == "packed" else max(lengths, default=0)
+                assert cost * (1 if batching.layout == "packed" else len(lengths)) <= 900
+                seen += [pick.index for pick in batch if not pick.is_filler]
+        assert sorted(seen) == list(range(NUM))
+    assert [] in dealt[0], "no step was short enough to show anything"
+
+
+def test_a_limit_changes_no_step() -> None:
+    limited = _sampler(batching=LIMITED[0], micro_batch_size=4)
+    held = [{p.index for p in step} for step in _steps(limited)]
+    assert held == [set(step.tolist()) for step in _sampler().steps()]
 
 
 def test_lightning_finds_the_epoch_hook() -> None:

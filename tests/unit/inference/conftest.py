@@ -9,7 +9,7 @@ import torch
 
 from aes.data.dataset import draw_patches
 from aes.data.processor import Processor
-from aes.inference import DecodingSpec
+from aes.inference import DecodingSpec, HfEngineSpec
 from aes.inference.engine import Engine
 from aes.prompt.build import ExampleBuilder
 from aes.records import Essay, Example, Message
@@ -28,10 +28,18 @@ def sure_nano(load_nano: Callable[..., Any]) -> Any:
 def make_engine(
     sure_nano: Any, processor: Processor, builder: ExampleBuilder, read_conf: Callable[..., Any]
 ) -> Callable[..., Engine]:
-    """An engine over the sure nano, unless told; keywords are keys of the decoding."""
+    """An engine over the sure nano, unless told; keywords are keys of the decoding.
+
+    ``engine`` are keys of the engine's own settings.
+    """
 
     def make(
-        *, model: Any = None, processor: Processor = processor, renderer: Any = None, **keys: Any
+        *,
+        model: Any = None,
+        processor: Processor = processor,
+        renderer: Any = None,
+        engine: dict[str, Any] | None = None,
+        **keys: Any,
     ) -> Engine:
         keys = {"batch_size": 3, "max_feedback_tokens": 5, "max_answer_tokens": 6} | keys
         return Engine(
@@ -40,6 +48,7 @@ def make_engine(
             renderer=renderer or builder.renderer,
             decoding=DecodingSpec(**read_conf("decoding/expected", **keys)),
             precision="fp32",
+            spec=HfEngineSpec(**read_conf("engine/hf", **(engine or {}))),
         )
 
     return make

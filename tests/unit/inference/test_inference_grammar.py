@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jsonschema
@@ -15,6 +16,7 @@ from aes.data.guide import ScoreGuide
 from aes.data.processor import Processor
 from aes.inference.engine import Engine
 from aes.inference.grammar import Grammar, Written
+from aes.kernels.words import FromLogits
 from aes.prompt import AnswerSchema
 from aes.prompt.build import ExampleBuilder
 from aes.records import Example
@@ -127,7 +129,8 @@ def test_choosing_is_the_likeliest_of_the_allowed(grammar: Grammar, processor: P
                 break
             allowed = torch.nn.functional.pad(masked.allowed(), (0, 256))
             likeliest = int(logits.masked_fill(~allowed, -torch.inf).argmax())
-            assert asked.choose(int(logits.argmax()), logits) == likeliest
+            found = FromLogits(logits[None])
+            assert asked.choose(found.words[0], partial(found.among, 0)) == likeliest
             masked.append([likeliest])
 
 

@@ -167,7 +167,7 @@ def test_trained_weights_are_float32_beside_a_bf16_base(
         cache=session_cache,
         precision="bf16",
         accelerator="cpu",
-        gradient_checkpointing=False,
+        gradient_checkpointing="none",
         seed=1,
     )
     kinds = {(p.requires_grad, p.dtype) for p in model.parameters()}

@@ -161,7 +161,7 @@ def test_a_snapshot_of_another_size_is_refused_before_its_weights_are_read(
             cache=tmp_path,
             precision="fp32",
             accelerator="cpu",
-            gradient_checkpointing=False,
+            gradient_checkpointing="none",
             seed=1,
         )
     assert fetched == ["Qwen/Qwen3-VL-8B-Instruct"]
@@ -304,7 +304,7 @@ def test_every_gradient_survives_gradient_checkpointing(
     essays: tuple[Essay, ...],
 ) -> None:
     batch, found = make_batch(essays[:2]), []
-    for wanted in (False, True):
+    for wanted in ("none", "all"):
         model = load_model(
             nano_spec,
             make_lora(modules_to_save=("visual.merger",)),

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
+from aes.data import BatchingSpec
 from aes.hardware import HardwareSpec, StrategySpec
-from aes.model import LoraSpec, ModelSpec
+from aes.model import KernelSpec, LoraSpec, ModelSpec
 from aes.plan import Lengths, MeasuredData, Plan, Schedule, make_plan
 
 _CONF = Path(__file__).parents[3] / "conf"
@@ -45,6 +46,18 @@ def h800() -> HardwareSpec:
 
 
 @pytest.fixture
+def plain_kernels() -> KernelSpec:
+    return KernelSpec(**_read(_CONF / "kernels" / "plain.yaml"))
+
+
+@pytest.fixture
+def fast_kernels() -> KernelSpec:
+    """As a run of the reference job has them: ``auto`` is decided."""
+    spec = KernelSpec(**_read(_CONF / "kernels" / "fast.yaml"))
+    return replace(spec, attention="varlen", experts="frozen")
+
+
+@pytest.fixture
 def lora() -> LoraSpec:
     return LoraSpec(rank=8, alpha=16, dropout=0.0, targets=("attention",), modules_to_save=())
 
@@ -70,6 +83,8 @@ def reference(
     h800: HardwareSpec,
     lora: LoraSpec,
     lengths: Callable[..., Lengths],
+    make_batching: Callable[..., BatchingSpec],
+    plain_kernels: KernelSpec,
 ) -> Callable[..., Plan]:
     """The reference job, 300 samples of up to 2,048 tokens, with any argument replaced.
 
@@ -114,9 +129,13 @@ def reference(
             ),
             "ranges": {"holistic": (0, 100)},
             "global_batch_size": 8,
+            "batching": make_batching(),
             "validation_batch_size": 16,
             "lr": 5e-5,
-            "checkpointing": True,
+            "checkpointing": "all",
+            "checkpointing_every": 2,
+            "kernels": plain_kernels,
+            "caches_vision": False,
             "machine_memory_gib": None,
         }
         return make_plan(**{**arguments, **changes})

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
+from aes.data import BatchingSpec
 from aes.plan import Lengths, Plan
 
 Reference = Callable[..., Plan]
@@ -53,6 +54,17 @@ def test_a_limit_that_no_sample_meets_is_named_with_what_the_shortest_needs(
     assert "2 were dropped as longer than data.max_tokens=2048" in blocker
     assert "(essay_1) has 2302 tokens at full size; raise data.max_tokens" in blocker
     assert "data.root" not in blocker
+
+
+def test_a_sample_that_no_micro_batch_holds(
+    reference: Reference,
+    lengths: Callable[..., Lengths],
+    make_batching: Callable[..., BatchingSpec],
+) -> None:
+    data = {"train": lengths([1065, 1500, 1065, 1065])}
+    (blocker,) = reference(data=data, batching=make_batching(max_tokens=1499)).blockers
+    assert "sample essay_1 has 1500 tokens, more than batching.max_tokens=1499" in blocker
+    assert not reference(data=data, batching=make_batching(max_tokens=1500)).blockers
 
 
 def test_a_batch_that_cannot_be_cut_is_refused(reference: Reference) -> None:

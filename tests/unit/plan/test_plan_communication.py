@@ -8,7 +8,7 @@ import pytest
 from aes.data.processor import Processor
 from aes.grading import Grader
 from aes.inference.engine import Engine
-from aes.inference.spec import DecodingSpec
+from aes.inference.spec import DecodingSpec, HfEngineSpec
 from aes.plan import Lengths, Plan
 from aes.plan.communication import HOST_LINK_GB_S, LINK_SHARE, validation_passes
 from aes.prompt.build import ExampleBuilder
@@ -75,7 +75,7 @@ def test_sharded_weights_come_again_for_each_micro_batch(reference: Reference) -
 
 @pytest.mark.parametrize("strategy", ["zero3", "fsdp2"])
 def test_recomputing_gathers_nothing_again(reference: Reference, strategy: str) -> None:
-    for checkpointing in (False, True):
+    for checkpointing in ("none", "attention", "all"):
         plan = reference(hardware=FOUR, strategy=strategy, checkpointing=checkpointing)
         assert plan.communication.passes == 2
 
@@ -141,6 +141,7 @@ def test_passes_are_those_that_the_engine_makes(
         renderer=builder.renderer,
         decoding=spec,
         precision="fp32",
+        spec=HfEngineSpec(**read_conf("engine/hf")),
     )
     passes: list[int] = []
     model.model.language_model.register_forward_hook(lambda *_: passes.append(1))

@@ -3,10 +3,12 @@ from __future__ import annotations
 import pytest
 from datasets import Dataset
 
+from aes.data import BatchingSpec
 from aes.data.prepare import Prepared
 from aes.plan import Lengths
 from aes.plan.lengths import summarise
 
+BATCHING = BatchingSpec(order="bucketed", pool_steps=8, layout="padded", max_tokens=None)
 SPLIT = Lengths(
     ids=("a", "b", "c", "d"),
     num_tokens=(100, 400, 200, 300),
@@ -17,7 +19,7 @@ SPLIT = Lengths(
 
 
 def test_a_split_in_numbers() -> None:
-    summary = summarise(SPLIT, global_batch_size=4, micro_batch_size=2)
+    summary = summarise(SPLIT, global_batch_size=4, micro_batch_size=2, batching=BATCHING)
     assert summary.num_examples == 4
     assert summary.num_pages == 4
     assert summary.mean_page_tokens == 90
@@ -37,13 +39,16 @@ def test_19_of_20_samples_are_no_longer_than_p95() -> None:
         num_supervised=(0,) * 100,
         num_pages=(0,) * 100,
     )
-    assert summarise(split, global_batch_size=1, micro_batch_size=1).p95_tokens == 95
+    summary = summarise(split, global_batch_size=1, micro_batch_size=1, batching=BATCHING)
+    assert summary.p95_tokens == 95
 
 
 @pytest.mark.parametrize(("micro_batch_size", "padded"), [(1, 1000), (2, 1200), (4, 1600)])
 def test_padding_by_hand(micro_batch_size: int, padded: int) -> None:
     # The sampler puts 100 with 200 and 300 with 400: 2 x 200 + 2 x 400.
-    summary = summarise(SPLIT, global_batch_size=4, micro_batch_size=micro_batch_size)
+    summary = summarise(
+        SPLIT, global_batch_size=4, micro_batch_size=micro_batch_size, batching=BATCHING
+    )
     assert summary.padding_share == pytest.approx(1 - 1000 / padded)
 
 
@@ -62,7 +67,7 @@ def test_lengths_come_from_the_columns_of_a_tokenised_split() -> None:
 
 def test_an_empty_split_is_all_zeros() -> None:
     empty = Lengths(ids=(), num_tokens=(), num_image_tokens=(), num_supervised=(), num_pages=())
-    summary = summarise(empty, global_batch_size=4, micro_batch_size=4)
+    summary = summarise(empty, global_batch_size=4, micro_batch_size=4, batching=BATCHING)
     assert (summary.num_examples, summary.max_tokens, summary.longest_id) == (0, 0, "")
 
 

@@ -1,22 +1,30 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import re
+import runpy
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 
+from aes.data import BatchingSpec
 from aes.hardware import HardwareSpec, StrategySpec
-from aes.model import LoraSpec, ModelSpec
+from aes.kernels.attention import no_mask, packing_of, use_attention
+from aes.kernels.checkpointing import checkpoint_layers
+from aes.kernels.parts import unwrap
+from aes.model import KernelSpec, LoraSpec, ModelSpec
 from aes.model.adapters import add_adapter
 from aes.model.config import build_config
+from aes.model.kernels import apply_kernels
 from aes.model.loading import build_on_meta
 from aes.plan import Plan, count_parameters
-from aes.plan.memory import _merged_expert_bytes, layer_bytes_per_token
-from aes.plan.workload import Workload
+from aes.plan.memory import _trained_cast_bytes, kept_bytes
+from aes.plan.workload import Checkpointing, Workload
 
 Reference = Callable[..., Plan]
 
@@ -32,14 +40,14 @@ def test_weights_are_57_9_gib_in_bf16(reference: Reference) -> None:
 def test_the_reference_job_fits_one_h800_only_with_checkpointing(reference: Reference) -> None:
     assert reference().memory.fits is True
     assert not reference().blockers
-    plan = reference(checkpointing=False)
+    plan = reference(checkpointing="none")
     assert plan.memory.fits is False
     (blocker,) = plan.blockers
-    assert "would fit: gradient checkpointing (" in blocker
+    assert "would fit: trainer.gradient_checkpointing=all (" in blocker
 
 
 def test_checkpointing_keeps_the_input_of_each_layer_and_one_layer(reference: Reference) -> None:
-    with_it, without = reference().memory, reference(checkpointing=False).memory
+    with_it, without = reference().memory, reference(checkpointing="none").memory
     inputs = 48 * 2048 * 2 * (2 * 2048) / 2**30
     assert inputs < with_it.activations < without.activations / 10
 
@@ -49,8 +57,8 @@ def test_logits_are_of_supervised_rows(reference: Reference) -> None:
     assert reference().memory.logits == pytest.approx(2 * 450 * 151_936 * 14 / 2**30)
 
 
-def test_a_card_of_24_gib_needs_shards_or_a_smaller_model(reference: Reference) -> None:
-    plan = reference(hardware={"memory_gib": 24.0})
+def test_a_card_of_23_gib_needs_shards_or_a_smaller_model(reference: Reference) -> None:
+    plan = reference(hardware={"memory_gib": 23.0})
     (blocker,) = plan.blockers
     assert "strategy=zero3 hardware.devices=4 hardware.micro_batch_size=1 (" in blocker
     assert "a smaller model" in blocker
@@ -149,43 +157,126 @@ def test_without_the_devices_memory_there_is_no_verdict(reference: Reference) ->
     assert small.memory.fits is False
 
 
-def _saved_bytes(spec: ModelSpec, adapter: LoraSpec, precision: str, num_tokens: int) -> int:
-    """Bytes that autograd keeps of the language model's forward pass, weights not counted."""
+def test_chunked_logits_are_of_the_rows_at_once(
+    reference: Reference, fast_kernels: KernelSpec
+) -> None:
+    """In bf16 as computed and in float32; of a trained head also its gradient."""
+    hardware = {"micro_batch_size": 8}
+    memory = reference(kernels=fast_kernels, hardware=hardware).memory
+    assert memory.logits == pytest.approx(1024 * 151_936 * 6 / 2**30)
+    few = reference(kernels=replace(fast_kernels, logit_rows=100)).memory
+    assert few.logits == pytest.approx(100 * 151_936 * 6 / 2**30)
+    trained = {**reference().parameters, "lm_head": (311_164_928, 311_164_928)}
+    more = reference(kernels=fast_kernels, hardware=hardware, parameters=trained).memory
+    assert more.logits - memory.logits == pytest.approx(4 * 311_164_928 / 2**30)
+
+
+def test_packed_samples_fill_a_micro_batch_with_what_they_are(
+    reference: Reference, fast_kernels: KernelSpec, make_batching: Callable[..., BatchingSpec]
+) -> None:
+    """2,048 and 1,065 tokens end to end, or twice 2,048 padded; or no more than the limit."""
+    padded, packed, limited = (
+        reference(
+            kernels=fast_kernels,
+            checkpointing="none",
+            batching=make_batching(layout=layout, max_tokens=limit),
+        ).memory.activations
+        for layout, limit in (("padded", None), ("packed", None), ("packed", 2048))
+    )
+    assert packed / padded == pytest.approx((2048 + 1065) / (2 * 2048), rel=0.01)
+    assert limited / padded == pytest.approx(1 / 2, rel=0.01)
+
+
+class Step(NamedTuple):
+    """How a language model is run once."""
+
+    spec: ModelSpec
+    adapter: LoraSpec
+    precision: str
+    checkpointing: Checkpointing
+    kernels: KernelSpec
+    num_tokens: int
+
+
+@pytest.fixture(scope="module")
+def allocations() -> Any:
+    """The benchmark's count of what tensors hold."""
+    benchmark = Path(__file__).parents[3] / "benchmarks" / "plan_memory.py"
+    return runpy.run_path(str(benchmark))["AllocationPeak"]
+
+
+def _bytes_behind_forward(step: Step, allocations: Any) -> int:
+    """Bytes that are still there behind the language model's forward pass, for its backward."""
     from transformers import AutoModelForImageTextToText
 
     torch.manual_seed(0)
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    model: Any = AutoModelForImageTextToText.from_config(build_config(spec), dtype=dtype)
-    model = add_adapter(model, adapter)
+    dtype = torch.bfloat16 if step.precision == "bf16" else torch.float32
+    model: Any = AutoModelForImageTextToText.from_config(build_config(step.spec), dtype=dtype)
+    model = add_adapter(model, step.adapter)
     for weight in model.parameters():
         weight.data = weight.data.float() if weight.requires_grad else weight.data
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    kept: dict[int, Any] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage
-        return tensor
-
-    ids = torch.randint(0, 499, (2, num_tokens))
-    mask = torch.ones_like(ids)
-    mask[0, -5:] = 0
+    apply_kernels(model, step.kernels)
+    use_attention(model, step.kernels.attention)  # type: ignore[arg-type]
+    checkpoint_layers(model, step.checkpointing.policy, step.checkpointing.every)
+    language_model = unwrap(model).model.language_model.train()
+    inputs = _inputs(step.num_tokens, is_packed=step.kernels.attention == "varlen")
     casts = (
-        torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
+        torch.autocast("cpu", torch.bfloat16)
+        if step.precision == "bf16"
+        else contextlib.nullcontext()
     )
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), casts:
-        language_model = model.base_model.model.model.language_model
-        language_model(input_ids=ids, attention_mask=mask, use_cache=False)
-    return sum(storage.nbytes() for storage in kept.values())
+    with casts, allocations(model.parameters()) as held:
+        before = held.held
+        output = language_model(**inputs, use_cache=False)
+        del inputs
+        gc.collect()
+        kept = held.held - before
+    del output
+    return int(kept)
+
+
+def _inputs(num_tokens: int, *, is_packed: bool) -> dict[str, Any]:
+    """Two samples, padded or end to end."""
+    ids = torch.randint(0, 499, (2, num_tokens))
+    if not is_packed:
+        mask = torch.ones_like(ids)
+        mask[0, -5:] = 0
+        return {"input_ids": ids, "attention_mask": mask}
+    device = torch.device("cpu")
+    return {
+        "input_ids": ids.view(1, -1),
+        "position_ids": torch.arange(num_tokens).repeat(4, 1, 2),
+        "attention_mask": no_mask(device),
+        "packing": packing_of(torch.tensor([num_tokens, num_tokens]), device),
+    }
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
-@pytest.mark.parametrize("kind", ["dense", "experts", "experts trained"])
-def test_a_layer_keeps_what_autograd_really_saves(
-    model_spec: Callable[[str], ModelSpec], h800: HardwareSpec, kind: str, precision: Any
+@pytest.mark.parametrize(
+    ("body", "experts", "attention", "policy"),
+    [
+        ("dense", "eager", "sdpa", "none"),
+        ("experts", "grouped_mm", "sdpa", "none"),
+        ("experts trained", "grouped_mm", "sdpa", "none"),
+        ("dense", "eager", "varlen", "none"),
+        ("experts", "frozen", "varlen", "none"),
+        ("experts", "frozen", "varlen", "attention"),
+        ("experts", "frozen", "varlen", "every_nth"),
+        ("experts", "grouped_mm", "sdpa", "all"),
+    ],
+)
+def test_layers_keep_what_they_really_keep(
+    model_spec: Callable[[str], ModelSpec],
+    h800: HardwareSpec,
+    plain_kernels: KernelSpec,
+    allocations: Any,
+    body: str,
+    experts: Any,
+    attention: Any,
+    policy: Any,
+    precision: Any,
 ) -> None:
-    """Counts what a real layer saves (2 x 128 tokens, hidden 320) against the arithmetic."""
+    """Counts what real layers hold (2 x 128 tokens, hidden 320) against the arithmetic."""
     sizes: dict[str, Any] = {
         "hidden_size": 320,
         "intermediate_size": 704,
@@ -193,28 +284,37 @@ def test_a_layer_keeps_what_autograd_really_saves(
         "expert_intermediate_size": 112,
         "vocab_size": 500,
     }
-    if kind == "dense":
+    if body == "dense":
         sizes |= {"num_experts": 0, "experts_per_token": 0, "expert_intermediate_size": 0}
     nano = model_spec("nano")
-    spec = replace(
-        nano,
-        architecture="qwen3_vl" if kind == "dense" else "qwen3_vl_moe",
-        text=replace(nano.text, **sizes),
-    )
-    targets: Any = ("attention", "experts") if kind == "experts trained" else ("attention",)
+    targets: Any = ("attention", "experts") if body == "experts trained" else ("attention",)
     adapter = LoraSpec(rank=8, alpha=16, dropout=0.0, targets=targets, modules_to_save=())
-    one, three = (replace(spec, text=replace(spec.text, num_layers=n)) for n in (1, 3))
-    saved = [_saved_bytes(s, adapter, precision, 128) for s in (one, three)]
-    load = Workload(
-        model=three,
-        parameters=count_parameters(build_on_meta(three, adapter)),
-        hardware=replace(h800, precision=precision),
-        strategy=StrategySpec(name="single"),
-        checkpointing=False,
-        rank=8,
-        max_tokens=128,
-        max_image_tokens=0,
-        max_supervised=0,
-    )
-    expected = 2 * 128 * layer_bytes_per_token(load) + _merged_expert_bytes(load)
-    assert (saved[1] - saved[0]) / 2 == pytest.approx(expected, rel=0.06)
+    fused: Any = "all" if attention == "varlen" else "none"
+    kernels = replace(plain_kernels, experts=experts, attention=attention, fused_ops=fused)
+    checkpointing = Checkpointing(policy=policy, every=2)
+    kept, planned = [], []
+    for num_layers in (2, 6):
+        spec = replace(
+            nano,
+            architecture="qwen3_vl" if body == "dense" else "qwen3_vl_moe",
+            text=replace(nano.text, **sizes, num_layers=num_layers),
+        )
+        step = Step(spec, adapter, precision, checkpointing, kernels, 128)
+        kept.append(_bytes_behind_forward(step, allocations))
+        load = Workload(
+            model=spec,
+            parameters=count_parameters(build_on_meta(spec, adapter)),
+            hardware=replace(h800, precision=precision),
+            strategy=StrategySpec(name="single"),
+            checkpointing=checkpointing,
+            kernels=kernels,
+            is_packed=attention == "varlen",
+            caches_vision=False,
+            rank=8,
+            longest_tokens=(128, 128),
+            max_batch_tokens=None,
+            max_image_tokens=0,
+            max_supervised=0,
+        )
+        planned.append(kept_bytes(load) + _trained_cast_bytes(load))
+    assert kept[1] - kept[0] == pytest.approx(planned[1] - planned[0], rel=0.06)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from aes.data import BatchingSpec
 from aes.data.sampler import StepSampler
 from aes.plan.steps import Schedule, StepPlan, plan_steps
 
@@ -70,7 +72,9 @@ def test_an_empty_split_makes_no_step() -> None:
     assert steps.note.endswith("no step")
 
 
-def test_micro_batches_are_those_that_the_sampler_makes() -> None:
+def test_micro_batches_are_those_that_the_sampler_makes(
+    make_batching: Callable[..., BatchingSpec],
+) -> None:
     for num_examples, size, micro in ((300, 8, 2), (300, 128, 4), (222, 1024, 32), (301, 8, 2)):
         ranks = 4 if size > 8 else 1
         sampler = StepSampler(
@@ -78,6 +82,7 @@ def test_micro_batches_are_those_that_the_sampler_makes() -> None:
             num_supervised=[5] * num_examples,
             global_batch_size=size,
             micro_batch_size=micro,
+            batching=make_batching(),
             seed=0,
             num_ranks=ranks,
         )

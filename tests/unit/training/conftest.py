@@ -10,16 +10,19 @@ import numpy as np
 import pytest
 import torch
 
+from aes.data import BatchingSpec
 from aes.data.datamodule import EssayDataModule
 from aes.data.dataset import PageDataset
 from aes.data.prepare import Prepared, prepare
 from aes.data.processor import Processor
 from aes.data.sampler import Pick
 from aes.grading import Grader
-from aes.hardware import HardwareSpec, StrategySpec, accumulation_steps
-from aes.inference import DecodingSpec
+from aes.hardware import HardwareSpec, StrategySpec
+from aes.inference import DecodingSpec, HfEngineSpec
 from aes.inference.engine import Engine
+from aes.kernels.attention import AttentionName, use_attention
 from aes.model import LoraSpec
+from aes.model.vision_cache import VisionCache
 from aes.prompt.build import ExampleBuilder
 from aes.ranks import ALONE
 from aes.records import Essay
@@ -82,6 +85,7 @@ def make_training(
     small_rubric: Rubric,
     load_nano: Callable[..., Any],
     make_lora: Callable[..., LoraSpec],
+    make_batching: Callable[..., BatchingSpec],
     read_conf: Callable[..., dict[str, Any]],
 ) -> Callable[..., tuple[GraderModule, Callable[..., Fitted]]]:
     """A module, and a function that trains it into a folder; of steps of 4 unless told."""
@@ -96,8 +100,12 @@ def make_training(
         dropout: float = 0.0,
         num_workers: int = 0,
         poisoned: str | None = None,
+        batching: BatchingSpec | None = None,
+        attention: AttentionName = "varlen",
+        vision_cache: VisionCache | None = None,
     ) -> tuple[GraderModule, Callable[..., Fitted]]:
         model = load_nano(make_lora(modules_to_save=("visual.merger",), dropout=dropout))
+        use_attention(model, attention)
         engine = Engine(
             model=model,
             processor=processor,
@@ -106,16 +114,7 @@ def make_training(
                 **read_conf("decoding/expected", batch_size=2, max_feedback_tokens=2)
             ),
             precision="fp32",
-        )
-        module = GraderModule(
-            grader=Grader(engine=engine, rubric=small_rubric),
-            loss=LossSpec(name=loss, feedback_weight=1.0),
-            optim=OptimSpec(**read_conf("optim/adamw", **({"lr": 1e-3} | (optim or {})))),
-            precision="fp32",
-            accumulation=accumulation_steps(
-                global_batch_size=global_batch_size, micro_batch_size=micro, num_ranks=1
-            ),
-            num_steps=6,
+            spec=HfEngineSpec(**read_conf("engine/hf")),
         )
         data = EssayDataModule(
             train=prepared[0],
@@ -124,9 +123,20 @@ def make_training(
             processor=processor,
             global_batch_size=global_batch_size,
             micro_batch_size=micro,
+            batching=batching or make_batching(),
             decoding_batch_size=2,
             num_workers=num_workers,
             seed=1,
+            reader=None if vision_cache is None else vision_cache.store.reader,
+        )
+        module = GraderModule(
+            grader=Grader(engine=engine, rubric=small_rubric),
+            loss=LossSpec(name=loss, feedback_weight=1.0),
+            optim=OptimSpec(**read_conf("optim/adamw", **({"lr": 1e-3} | (optim or {})))),
+            precision="fp32",
+            accumulation=data.sampler.accumulation,
+            num_steps=6,
+            vision_cache=vision_cache,
         )
         if poisoned is not None:
             data.dataset = Poisoned(data.dataset, poisoned)  # type: ignore[assignment]

@@ -17,7 +17,7 @@ from aes.training.checkpoint.resumable import checkpoint_folders, step_name
 from aes.training.fit import Fitted
 from aes.training.module import GraderModule
 
-TIMES = ("tokens_per_s", "elapsed_s", "remaining_s", "peak_memory_gib")
+TIMES = ("tokens_per_s", "data_wait_share", "elapsed_s", "remaining_s", "peak_memory_gib")
 Training = Callable[..., tuple[GraderModule, Callable[..., Fitted]]]
 
 # Ten essays in steps of 4: three steps an epoch, the last one of a single micro-batch.
@@ -26,7 +26,10 @@ CASES: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "epochs": ({"max_epochs": 3, "val_every_n_epochs": 2}, (2, 3, 6, 9)),
     "max_steps": ({"max_epochs": 3, "max_steps": 5}, (4, 5)),
     "max_steps at an epoch's end": ({"max_epochs": 3, "max_steps": 6}, (3, 6)),
+    # Steps of unlike numbers of micro-batches.
+    "limited": ({"max_epochs": 2}, (2, 3, 4)),
 }
+LIMITED = {"layout": "packed", "max_tokens": 400}
 
 
 def lines(run_dir: Path) -> list[dict[str, Any]]:
@@ -56,19 +59,20 @@ def cut_back(run_dir: Path, step: int, place: Path) -> Path:
 
 @pytest.mark.parametrize("name", CASES)
 def test_checkpoints_lead_to_the_same_end(
-    make_training: Training, tmp_path: Path, name: str
+    make_training: Training, make_batching: Callable[..., Any], tmp_path: Path, name: str
 ) -> None:
     options, steps = CASES[name]
+    cut = {"batching": make_batching(**LIMITED), "micro": 4} if name == "limited" else {}
     options = options | {"every_n_train_steps": 1, "keep_last": 99}
     whole = tmp_path / "whole"
-    module, run = make_training(dropout=0.2)
+    module, run = make_training(dropout=0.2, **cut)
     fitted = run(whole, **options)
     expected = lines(whole)
     saves = checkpoint_folders(whole / "checkpoints")
     assert len(saves) == fitted.num_steps
     for step in steps:
         run_dir = cut_back(whole, step, tmp_path / f"from-{step}")
-        again, rerun = make_training(dropout=0.2)
+        again, rerun = make_training(dropout=0.2, **cut)
         refitted = rerun(run_dir, start=find_resumable(run_dir / "checkpoints"), **options)
         assert lines(run_dir) == expected, f"after step {step}"
         assert torch.equal(trained(again), trained(module)), f"after step {step}"

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from aes.data import BatchingSpec
 from aes.data.prepare import Prepared, prepare
 from aes.data.processor import Processor
 from aes.prompt.build import ExampleBuilder
@@ -177,3 +178,28 @@ def test_the_losses_do_not_depend_on_the_micro_batch(
     for curve, weight in zip(curves[1:], weights[1:], strict=True):
         assert curve == pytest.approx(curves[0], rel=1e-5)
         torch.testing.assert_close(weight, weights[0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+def test_nor_on_the_layout_and_the_limit_of_tokens(
+    make_training: Callable[..., Any],
+    make_batching: Callable[..., BatchingSpec],
+    tmp_path: Path,
+    layout: Any,
+) -> None:
+    """Short steps take fewer micro-batches than long ones, and Lightning must not notice."""
+    plain = {"micro": 4, "global_batch_size": 4, "optim": _TELLING}
+    found = []
+    for name, batching in (
+        ("plain", make_batching()),
+        ("limited", make_batching(layout=layout, max_tokens=400)),
+    ):
+        module, run = make_training(**plain, batching=batching)
+        run(tmp_path / name, max_epochs=3)
+        curve = [line["loss"] for line in _lines(tmp_path / name, "loss")]
+        trained = [p.detach().flatten() for p in module.parameters() if p.requires_grad]
+        found.append((curve, torch.cat(trained)))
+    batches = [len(picks) for picks in module.trainer.datamodule.sampler]
+    assert {0, 1, 2} == set(batches), "all steps were cut alike, so nothing is shown"
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
+    torch.testing.assert_close(found[1][1], found[0][1], atol=1e-5, rtol=0)

@@ -18,7 +18,8 @@ from aes.training.progress import ProgressReport, StepReport, peak_memory_gib
 from aes.training.stopping import StopSignals
 
 KEYS = [
-    "step", "epoch", "loss", "lr", "tokens_per_s", "elapsed_s", "remaining_s", "peak_memory_gib",
+    "step", "epoch", "loss", "lr", "tokens_per_s", "data_wait_share",
+    "elapsed_s", "remaining_s", "peak_memory_gib",
 ]  # fmt: skip
 NUM_BATCHES, ACCUMULATE, BASE_LR = 7, 2, 0.1  # 4 optimiser steps an epoch, the last of one batch
 
@@ -43,9 +44,10 @@ class Toy(LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: 1 / (1 + done))
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
-    def step_report(self, *, stop_signal: int) -> StepReport:
+    def step_report(self, *, stop_signal: int, waited_s: float) -> StepReport:
         self.num_reports += 1
-        return StepReport(loss=float(self.trainer.global_step + 1), num_tokens=10)
+        step = self.trainer.global_step + 1
+        return StepReport(loss=float(step), num_tokens=10, waited_s=waited_s)
 
 
 class ListLogger(Logger):
@@ -101,6 +103,7 @@ def fit(tmp_path: Path) -> Fit:
         every: int = 3,
         epochs: int = 2,
         is_terminal: bool = False,
+        waited_s: Callable[[], float] = lambda: 0.0,
         extra: list[Callback] | None = None,
         logger: Logger | bool = False,
         ckpt_path: Path | None = None,
@@ -112,6 +115,7 @@ def fit(tmp_path: Path) -> Fit:
             total_steps=4 * epochs,
             is_terminal=is_terminal,
             signals=StopSignals(),
+            waited_s=waited_s,
         )
         trainer = Trainer(
             max_epochs=epochs,
@@ -229,6 +233,20 @@ def test_a_resumed_run_writes_the_log_of_an_uninterrupted_one(fit: Fit, tmp_path
     assert [line["step"] for line in after] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert after[:4] == before[:4]
     assert after[4]["elapsed_s"] > after[3]["elapsed_s"]
+
+
+@pytest.mark.parametrize(("share", "is_told"), [(0.5, True), (0.0, False)])
+def test_waiting_for_batches_is_measured_and_told_once(
+    fit: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str], share: float, is_told: bool
+) -> None:
+    # Whatever time passes, this share of it went on waiting.
+    fit(every=1, waited_s=lambda: share * time.perf_counter())
+    lines = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    shares = [json.loads(line)["data_wait_share"] for line in lines]
+    assert all((found > 0) == is_told and found <= 1 for found in shares)
+    told = [line for line in capsys.readouterr().out.splitlines() if "waiting for pages" in line]
+    assert len(told) == is_told
+    assert all("hardware.num_workers" in line for line in told)
 
 
 def test_peak_memory_of_a_cpu_is_resident_memory_in_gib() -> None:

@@ -179,7 +179,7 @@ def dense(nano_spec: ModelSpec, session_cache: Path) -> Any:
         cache=session_cache,
         precision="fp32",
         accelerator="cpu",
-        gradient_checkpointing=True,
+        gradient_checkpointing="all",
         seed=1,
     )
     return _sharpen(model)

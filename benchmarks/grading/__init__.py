@@ -1,0 +1,1 @@
+"""What benchmarks/grade.py is made of."""
