@@ -104,7 +104,7 @@ def planned(plan: Plan) -> dict[str, float]:
         "gradients": memory.gradients,
         "optimiser": memory.optimiser,
         "rest": memory.activations + memory.logits + memory.step,
-        "peak": memory.total - memory.overhead,
+        "peak": memory.total - memory.overhead - memory.features,
     }
 
 

@@ -7,9 +7,10 @@ follow the one before it there: distinct texts that share stock phrases, as pupi
 written as a folder like AES-Dataset, with two copies of one essay among them, then read and
 checked, split, laid out and tokenised, and planned into epochs as training does it, each size in a
 process of its own. Where tokenising would take too long its seconds are carried on in proportion,
-and marked with a ~. Pages are timed with the 50 M nano by all options of speed, forward and
-backward. Both in seconds of the processors, which others on the machine do not lengthen; the
-clock's are in the JSON. Ranks are whole runs of train.py. One table, and a JSON beside it.
+and marked with a ~. Pages are timed with the 50 M nano by the options of speed that change what is
+computed (none fused or compiled), forward and backward. Both in seconds of the processors, which
+others on the machine do not lengthen; the clock's of the essays are in the JSON. Ranks are whole
+runs of train.py. One table, and a JSON beside it.
 """
 
 from __future__ import annotations

@@ -12,11 +12,11 @@ Ours runs ``train.py`` through ``comparing/our_train.py``.
 - ``llamafactory``: its defaults, which compute each layer again in the backward pass;
   ``llamafactory_kept`` keeps the activations, as our side does on a CPU.
 
-The time is that of the training loop, its first step included, from its start to the end of the
-last step; CPU time counts all processes of a side and hardly depends on what else the machine
-does. LLaMA-Factory has the samples of all epochs in our order in one file and one epoch, so that
-losses can be compared step by step; it tokenises each page as often as there are epochs,
-which costs it a second of the whole time and nothing of the loop.
+The time is that of the training loop, its first step included, from before the loader's processes
+begin to the end of the last step; CPU time counts all processes of a side and hardly depends on
+what else the machine does. LLaMA-Factory has the samples of all epochs in our order in one file and
+one epoch, so that losses can be compared step by step; it tokenises each page as often as there are
+epochs, which costs it a second of the whole time and nothing of the loop.
 """
 
 from __future__ import annotations

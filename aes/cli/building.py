@@ -88,6 +88,7 @@ def build_vision_cache(
             fingerprint=tower_fingerprint(
                 model,
                 precision=settings.hardware.precision,
+                fused_ops=settings.kernels.fused_ops,
                 image_processor=samples.processor.image_processor,
             ),
             renderer=samples.builder.renderer,

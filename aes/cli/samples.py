@@ -181,7 +181,7 @@ def make_run_plan(settings: Settings, samples: Samples) -> Plan:
     import psutil
 
     from aes.model.loading import build_on_meta
-    from aes.plan import Lengths, MeasuredData, Schedule, count_parameters, make_plan
+    from aes.plan import Lengths, MeasuredData, PlannedRun, Schedule, count_parameters, make_plan
 
     parts = samples.parts
     glyphs = [px for part in parts.values() for px in part.column("glyph_px") if px]
@@ -212,31 +212,32 @@ def make_run_plan(settings: Settings, samples: Samples) -> Plan:
     meta = build_on_meta(settings.model, settings.adapter)
     page_features = plan_features(settings, samples, meta)
     return make_plan(
-        model=settings.model,
-        adapter=settings.adapter,
-        parameters=count_parameters(meta),
-        hardware=settings.hardware,
-        strategy=settings.strategy,
-        data=data,
-        schedule=Schedule(
-            max_epochs=trainer.max_epochs,
-            max_steps=trainer.max_steps,
-            val_every_n_epochs=trainer.val_every_n_epochs,
-            every_n_train_steps=checkpoint.every_n_train_steps,
-            save_each_epoch=checkpoint.save_each_epoch,
-            warmup_ratio=settings.optim.warmup_ratio,
-        ),
-        ranges=settings.rubric.ranges,
-        global_batch_size=settings.global_batch_size,
-        batching=choose_batching(settings),
-        validation_batch_size=settings.decoding.batch_size,
-        lr=settings.optim.lr,
-        checkpointing=trainer.gradient_checkpointing,
-        checkpointing_every=trainer.gradient_checkpointing_every,
-        kernels=choose_kernels(settings),
-        caches_vision=page_features.place != "none",
-        machine_memory_gib=psutil.virtual_memory().total / 2**30 if on_cpu else None,
-        page_features=page_features,
+        PlannedRun(
+            model=settings.model,
+            adapter=settings.adapter,
+            parameters=count_parameters(meta),
+            hardware=settings.hardware,
+            strategy=settings.strategy,
+            data=data,
+            schedule=Schedule(
+                max_epochs=trainer.max_epochs,
+                max_steps=trainer.max_steps,
+                val_every_n_epochs=trainer.val_every_n_epochs,
+                every_n_train_steps=checkpoint.every_n_train_steps,
+                save_each_epoch=checkpoint.save_each_epoch,
+                warmup_ratio=settings.optim.warmup_ratio,
+            ),
+            ranges=settings.rubric.ranges,
+            global_batch_size=settings.global_batch_size,
+            batching=choose_batching(settings),
+            validation_batch_size=settings.decoding.batch_size,
+            lr=settings.optim.lr,
+            checkpointing=trainer.gradient_checkpointing,
+            checkpointing_every=trainer.gradient_checkpointing_every,
+            kernels=choose_kernels(settings),
+            machine_memory_gib=psutil.virtual_memory().total / 2**30 if on_cpu else None,
+            page_features=page_features,
+        )
     )
 
 

@@ -20,8 +20,8 @@ from pydantic.dataclasses import is_pydantic_dataclass
 from aes.cli.compose import Composed
 from aes.cli.errors import nearest
 from aes.cli.hydra_errors import no_such_key
+from aes.cli.invalid import invalid_sentence, unknown_key
 from aes.cli.source import dotted_keys
-from aes.cli.validate import invalid_sentence, unknown_key
 from aes.corpus import Corpus
 from aes.data import BatchingSpec
 from aes.hardware import HardwareSpec, StrategySpec

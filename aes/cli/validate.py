@@ -1,19 +1,14 @@
-"""Says in plain words what is wrong with settings, within one value and between groups.
+"""Refuses settings that are fine one by one but cannot run together, or would do nothing.
 
-Turns pydantic's findings into one sentence, and refuses combinations that cannot run or that
-would do nothing. Reads no data and no weights; looks at this machine only where a run needs it.
+Reads no data and no weights; looks at this machine only where a run needs it.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
-from aes.cli.errors import nearest, one_line
 from aes.cli.layout import check_batching, choose_kernels
 from aes.hardware import accumulation_steps
 from aes.inference import VllmSpec
@@ -23,125 +18,7 @@ from aes.ranks import find_ranks
 from aes.training.requirements import check_strategy_requirements, require_possible
 
 if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
-
     from aes.cli.settings import Settings
-
-_LONGEST_VALUE_SHOWN = 60
-_UNKNOWN = "unexpected_keyword_argument"
-_MISSING = "missing"
-
-_WORDS = {
-    "greater_than_equal": "must be at least {ge:g}",
-    "greater_than": "must be greater than {gt:g}",
-    "less_than_equal": "must be at most {le:g}",
-    "less_than": "must be less than {lt:g}",
-    "multiple_of": "must be a multiple of {multiple_of:g}",
-    "finite_number": "must be a finite number",
-    "int_type": "must be a whole number",
-    "int_parsing": "must be a whole number",
-    "int_from_float": "must be a whole number",
-    "float_type": "must be a number",
-    "float_parsing": "must be a number",
-    "bool_type": "must be true or false",
-    "bool_parsing": "must be true or false",
-    "string_type": "must be text",
-    "path_type": "must be a path",
-    "literal_error": "must be {expected}",
-    "tuple_type": "must be a list, as in key=[a,b]",
-    "list_type": "must be a list, as in key=[a,b]",
-    "dict_type": "must be a group of settings",
-    "dataclass_type": "must be a group of settings",
-    "dataclass_exact_type": "must be a group of settings",
-    "too_short": "must hold at least {min_length} values",
-    "too_long": "must hold at most {max_length} values",
-}
-
-
-def invalid_sentence(error: ValidationError, *, path: str, values: Mapping[str, Any]) -> str:
-    """One sentence for the first finding, with the number of further ones.
-
-    Args:
-        error: What pydantic found in ``values``.
-        path: Key of the group, e.g. ``adapter``; empty at the top level.
-        values: The plain values that were given.
-    """
-    # A misspelt key is also a missing one; only the first is news.
-    findings = sorted(error.errors(), key=lambda e: (e["type"] != _UNKNOWN, e["type"] != _MISSING))
-    first, names = findings[0], {f["loc"][-1] for f in findings if f["type"] == _UNKNOWN}
-    rest = [f for f in findings[1:] if not names or f["type"] != _MISSING]
-    more = f" ({len(rest)} more to correct)" if rest else ""
-    return f"{_sentence(first, findings, path=path, values=values)}{more}"
-
-
-def _sentence(
-    finding: ErrorDetails,
-    findings: Sequence[ErrorDetails],
-    *,
-    path: str,
-    values: Mapping[str, Any],
-) -> str:
-    key = ".".join(filter(None, [path, *_location(finding, values)]))
-    kind, context = finding["type"], finding.get("ctx", {})
-    if kind == _UNKNOWN:
-        return unknown_key(key, _names_beside(finding, findings, values))
-    if kind == _MISSING and isinstance(finding["loc"][-1], int):
-        return f"{key}: must hold more values, got {_shown(finding['input'])}"
-    if kind == _MISSING:
-        return f"{key} is missing; give it a value"
-    if kind in ("value_error", "assertion_error"):
-        text = one_line(str(context["error"]))
-        return text if key and text.startswith(f"{key}") else f"{key}: {text}".removeprefix(": ")
-    words = _WORDS.get(kind, finding["msg"][0].lower() + finding["msg"][1:]).format(**context)
-    sentence = f"{key}: {words}, got {_shown(finding['input'])}"
-    if kind in ("string_type", "path_type") and isinstance(finding["input"], int | float):
-        return f"{sentence}; quote it twice, as in {key}=\"'...'\""
-    return sentence
-
-
-def _location(finding: ErrorDetails, values: Mapping[str, Any]) -> list[str]:
-    """The keys down to the finding, without the names of types that pydantic puts between."""
-    here: Any = values
-    keys: list[str] = []
-    for part in finding["loc"]:
-        if isinstance(here, Mapping) and (part in here or finding["type"] == _MISSING):
-            here = here.get(part)
-            keys.append(str(part))
-        elif isinstance(here, list | tuple) and isinstance(part, int) and part < len(here):
-            here = here[part]
-            keys.append(str(part))
-    return keys
-
-
-def _names_beside(
-    finding: ErrorDetails, findings: Sequence[ErrorDetails], values: Mapping[str, Any]
-) -> list[str]:
-    """Right names beside a wrong one: those given and accepted, and those that are missing."""
-    parent = finding["loc"][:-1]
-    here: Any = values
-    for part in _location(finding, values)[:-1]:
-        here = here[int(part) if isinstance(here, list | tuple) else part]
-    beside = {f["loc"][-1]: f["type"] for f in findings if f["loc"][:-1] == parent}
-    missing = [str(name) for name, kind in beside.items() if kind == _MISSING]
-    accepted = [str(name) for name in here if beside.get(name) != _UNKNOWN and name != "_target_"]
-    return missing + accepted
-
-
-def unknown_key(key: str, names: Sequence[str]) -> str:
-    """The sentence about a key that does not exist; ``names`` are those it stands beside."""
-    parent, _, name = key.rpartition(".")
-    prefix = f"{parent}." if parent else ""
-    alike = nearest(name, names)
-    if alike is not None:
-        return f"{key} is not a setting; did you mean {prefix}{alike}?"
-    if not names:
-        return f"{key} is not a setting; {parent} has none: remove it"
-    return f"{key} is not a setting; remove it, or use one of {', '.join(sorted(names))}"
-
-
-def _shown(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= _LONGEST_VALUE_SHOWN else f"{text[:_LONGEST_VALUE_SHOWN]}..."
 
 
 def check_combination(settings: Settings) -> None:
@@ -173,8 +50,13 @@ def check_combination(settings: Settings) -> None:
         check_strategy_requirements(settings.strategy, hardware)
 
 
-_WITHOUT_EFFECT = ("adapter", "callbacks", "loss", "optim", "strategy", "trainer")
-_KEYS_WITHOUT_EFFECT = ("check_only", "global_batch_size", "resume", "run_dir")
+_WITHOUT_EFFECT = (
+    *("adapter", "batching", "callbacks", "loss", "optim", "strategy", "trainer", "vision_cache"),
+    *("check_only", "global_batch_size", "resume", "run_dir"),
+    *("kernels.attention", "kernels.compile", "kernels.logit_rows"),
+)
+"""Groups and keys of training alone."""
+_WITHOUT_EFFECT_ON_VLLM = ("kernels", "decoding.batch_size")
 
 
 def check_grading(settings: Settings, run_dir: Path, *, overrides: Sequence[str]) -> None:
@@ -191,10 +73,7 @@ def check_grading(settings: Settings, run_dir: Path, *, overrides: Sequence[str]
     """
     from aes.model.trained import read_grading_facts
 
-    for override in overrides:
-        key = override.lstrip("+~").partition("=")[0].partition("@")[0]
-        if key in _KEYS_WITHOUT_EFFECT or key.partition(".")[0] in _WITHOUT_EFFECT:
-            raise ValueError(f"{key} has no effect on a run that is trained; leave it out")
+    _check_effect(settings, overrides)
     facts = read_grading_facts(run_dir)
     trained = {name: tuple(ends) for name, ends in facts["ranges"].items()}
     if trained != settings.rubric.ranges:
@@ -214,6 +93,18 @@ def check_grading(settings: Settings, run_dir: Path, *, overrides: Sequence[str]
         _check_machine(settings, otherwise="")
         _check_quantization(settings)
         require_bitsandbytes(settings.model.quantization, settings.hardware.accelerator)
+
+
+def _check_effect(settings: Settings, overrides: Sequence[str]) -> None:
+    for override in overrides:
+        key = override.lstrip("+~").partition("=")[0].partition("@")[0]
+        names = {key, key.partition(".")[0]}
+        if not names.isdisjoint(_WITHOUT_EFFECT):
+            raise ValueError(f"{key} has no effect on a run that is trained; leave it out")
+        is_vllm = isinstance(settings.engine, VllmSpec)
+        if is_vllm and not names.isdisjoint(_WITHOUT_EFFECT_ON_VLLM):
+            engine = settings.choices["engine"]
+            raise ValueError(f"{key} has no effect on engine={engine}; leave it out")
 
 
 def _check_vllm(settings: Settings, spec: VllmSpec) -> None:
@@ -275,6 +166,12 @@ def _check_kernels(settings: Settings) -> None:
             f"kernels.compile=layers does not go with strategy={strategy.name}, which gathers the "
             "weights of a layer within its pass; use kernels.compile=none"
         )
+    if settings.model.quantization != "none":
+        raise ValueError(
+            "kernels.compile=layers does not go with model.quantization="
+            f"{settings.model.quantization}, whose layers torch cannot compile; use "
+            "kernels.compile=none"
+        )
     from aes.kernels.compiling import missing_compiler  # imports torch
 
     missing = None if settings.check_only else missing_compiler(accelerator)
@@ -286,15 +183,9 @@ def _check_kernels(settings: Settings) -> None:
 
 
 def _check_quantization(settings: Settings) -> None:
-    name = settings.model.quantization
     require_quantizable(
         settings.model, settings.adapter, settings.strategy, model=settings.choices["model"]
     )
-    if name != "none" and settings.kernels.compile != "none":
-        raise ValueError(
-            f"kernels.compile={settings.kernels.compile} does not go with model.quantization="
-            f"{name}, whose layers torch cannot compile; use kernels.compile=none"
-        )
 
 
 def _check_strategy(settings: Settings) -> None:

@@ -18,8 +18,9 @@ another problem speaks against all but one score (a row whose file holds another
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from aes.corpus.duplicates import Overlap, find_overlaps, find_shared_pages, group_pairs
@@ -100,9 +101,12 @@ def check_drafts(
 
 def remove_strays(text: str) -> str:
     """The text without zero-width, control and private-use characters and U+FFFD."""
-    return "".join(c for c in text if _kind(c) == "")
+    # Most texts have few different characters and no strays at all.
+    strays = {c for c in set(text) if _kind(c)}
+    return "".join(c for c in text if c not in strays) if strays else text
 
 
+@lru_cache(maxsize=1 << 16)
 def _kind(char: str) -> str:
     """The problem's code for a character that has no place in an essay; ``Cf`` if zero-width."""
     category = unicodedata.category(char)
@@ -140,25 +144,30 @@ def _check_pages(essay: Essay, ledger: Ledger, open_page: OpenPage) -> bool:
 
 def _check_characters(draft: Draft, ledger: Ledger, find_undrawable: FindUndrawable) -> Essay:
     """Reports characters that have no place in an essay, and returns it without them."""
-    found: dict[str, list[tuple[int, str]]] = {"stray_character": [], "lost_character": []}
-    for line, text in draft.numbered:
-        for char in text:
-            if (code := _kind(char)) in found:
-                found[code].append((line, char))
     essay = draft.essay
+    present = set(essay.title + essay.text)
+    found = {
+        code: _find_places(draft, {char for char in present if _kind(char) == code})
+        for code in ("stray_character", "lost_character")
+    }
     paragraphs = map(_mend_paragraph, essay.text.split("\n"))
     essay = replace(
         essay, title=remove_strays(essay.title).strip(), text="\n".join(filter(None, paragraphs))
     )
     missing = set(find_undrawable(essay.title + essay.text)) - {"\n", "\t"}
-    found["undrawable_character"] = [
-        (line, char) for line, text in draft.numbered for char in text if char in missing
-    ]
+    found["undrawable_character"] = _find_places(draft, missing)
     for code, places in found.items():
         if places:
             _report_characters(code, draft, places, ledger)
     table = str.maketrans(dict.fromkeys(missing, PLACEHOLDER))
     return replace(essay, title=essay.title.translate(table), text=essay.text.translate(table))
+
+
+def _find_places(draft: Draft, chars: Set[str]) -> list[tuple[int, str]]:
+    """Line and character of each occurrence, in the order of the file."""
+    if not chars:
+        return []
+    return [(line, char) for line, text in draft.numbered for char in text if char in chars]
 
 
 def _mend_paragraph(written: str) -> str:

@@ -18,6 +18,7 @@ import hashlib
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -34,8 +35,8 @@ _WINDOW = 32
 # What stands in many texts is thereby counted too seldom, so pairs are compared in full from a
 # third of what makes them near.
 _SUSPECT = NEAR_OVERLAP / 3
-# Of larger corpora only every second, third ... 5-gram looks for pairs: a bound on memory. Of 100,000
-# texts with 700 5-grams, a pair that is just near is missed once in a million.
+# Of larger corpora only every second, third ... 5-gram looks for pairs: a bound on memory. Of
+# 100,000 texts with 700 5-grams, a pair that is just near is missed once in a million.
 _MOST_KEYS = 16_000_000
 # Odd 64-bit multiplier of the polynomial hash. Source: Steele, Lea & Flood (2014), SplitMix.
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
@@ -76,7 +77,7 @@ def find_overlaps(texts: Sequence[str]) -> list[Overlap]:
         Pairs in ascending order; texts without any letter are in none.
     Source: Broder (1997), On the resemblance and containment of documents.
     """
-    grams = [_hash_ngrams(fold(text)) for text in texts]
+    grams = [_hash_text(text) for text in texts]
     num_grams = sum(map(len, grams))
     every = np.uint64(-(-num_grams // _MOST_KEYS))
     chosen = grams if every <= 1 else [g[g % every == 0] for g in grams]
@@ -158,6 +159,14 @@ def group_pairs(num_items: int, pairs: Iterable[tuple[int, int]]) -> list[list[i
     for item in range(num_items):
         groups.setdefault(root(item), []).append(item)
     return list(groups.values())
+
+
+@lru_cache(maxsize=1 << 10)
+def _hash_text(text: str) -> NDArray[np.uint64]:
+    """The check of a corpus and its split both ask for it; read only."""
+    hashes = _hash_ngrams(fold(text))
+    hashes.setflags(write=False)
+    return hashes
 
 
 def _hash_ngrams(text: str) -> NDArray[np.uint64]:

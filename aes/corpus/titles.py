@@ -93,6 +93,9 @@ def is_same_title(listed: str, written: str) -> bool:
     min_chars = _MIN_CHARS_IN_HEADING if is_heading(written) else _MIN_CHARS_IN_SENTENCE
     if len(short) >= min_chars and short in long:
         return True
+    # The similarity is at most twice the shorter one's share of both.
+    if 2 * len(short) < MIN_SIMILARITY * (len(short) + len(long)):
+        return False
     return SequenceMatcher(None, short, long, autojunk=False).ratio() >= MIN_SIMILARITY
 
 

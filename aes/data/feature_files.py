@@ -32,7 +32,7 @@ MAX_WAITING = 16
 """Samples that wait to be written; further ones are left out, so that training never waits."""
 
 _IN_USE_S = 24 * 3600.0
-"""Other towers' features that were used within this time may belong to a run that goes on."""
+"""Features that were used within this time may belong to a run that goes on."""
 
 _DRAWING_PACKAGES = ("pillow", "numpy", "pypdfium2")
 
@@ -54,7 +54,10 @@ class DiskReader:
     ) -> SamplePages:
         """See ``FeatureReader``."""
         key = page_key(pages, drawing=self._drawing)
-        features = read_features(self.path(key), num_patches=sum(h * w for h, w in grids))
+        path = self.path(key)
+        features = read_features(path, num_patches=sum(h * w for h, w in grids))
+        if features is not None:
+            touch(path)
         return SamplePages(row, tuple(grids), key, features is None, features)
 
     def path(self, key: str) -> Path:
@@ -91,6 +94,8 @@ class DiskStore:
         room_bytes = max(0, max_bytes - expected_bytes)
         prune(folder, max_bytes=room_bytes, spared=(self._folder,), min_idle_s=_IN_USE_S)
         self._room_bytes = max(0, max_bytes - size_bytes(folder)) // num_ranks
+        self._most_of_others = room_bytes
+        self._has_made_room = False
         self._num_written = self._num_bytes = 0
         self._writer: ThreadPoolExecutor | None = None
         self._places = threading.Semaphore(MAX_WAITING)
@@ -102,14 +107,20 @@ class DiskStore:
     def keep(self, sample: SamplePages, features: PageFeatures) -> None:
         """See ``FeatureStore``."""
         if self._num_bytes + features.num_bytes > self._room_bytes:
+            self._make_room()
+        if self._num_bytes + features.num_bytes > self._room_bytes:
             return
         if not self._places.acquire(blocking=False):
             return
         self._num_bytes += features.num_bytes
-        tensors = [tensor.cpu() for tensor in features.tensors]
+        # A card copies into pinned memory while it goes on computing; the writer waits for it.
+        tensors = [tensor.to("cpu", non_blocking=True) for tensor in features.tensors]
+        copied = _event() if features.pooled.is_cuda else None
+        if copied is not None:
+            copied.record()
         if self._writer is None:  # not before the loader's processes are forked off
             self._writer = ThreadPoolExecutor(max_workers=1)
-        self._writer.submit(self._write, self.reader.path(sample.key), tensors)
+        self._writer.submit(self._write, self.reader.path(sample.key), tensors, copied)
 
     def describe(self) -> str:
         """See ``FeatureStore``."""
@@ -125,14 +136,33 @@ class DiskStore:
             self._writer.shutdown()
             self._writer = None
 
-    def _write(self, path: Path, tensors: Sequence[Tensor]) -> None:
+    def _make_room(self) -> None:
+        """Once, and as late as may be: by now what this run reads has been touched."""
+        if self._has_made_room:
+            return
+        self._has_made_room = True
+        before = size_bytes(self._folder)
+        prune(self._folder, max_bytes=self._most_of_others, min_idle_s=_IN_USE_S)
+        # What others write meanwhile makes this too little, never too much.
+        self._room_bytes += max(0, before - size_bytes(self._folder))
+
+    def _write(
+        self, path: Path, tensors: Sequence[Tensor], copied: torch.cuda.Event | None
+    ) -> None:
         try:
+            if copied is not None:
+                copied.synchronize()
             write_features(path, tensors)
             self._num_written += 1
         except OSError:  # a full disk costs time, not the run
             self._room_bytes = 0
         finally:
             self._places.release()
+
+
+def _event() -> torch.cuda.Event:
+    """Whose waiter sleeps instead of keeping a core busy."""
+    return torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
 
 
 def write_features(path: Path, tensors: Sequence[Tensor]) -> None:

@@ -265,12 +265,12 @@ def _fingerprint(
         on_overlong,
         processor.tokenizer.chat_template,
         processor.image_processor.size,
+        processor.tokenizer_digest,
         *map(version, _SHAPING_PACKAGES),
     ):
         digest.update(repr(part).encode())
     if builder.page.font is not None:
         digest.update(font_path(builder.page.font).read_bytes())  # widths decide lines and pages
-    digest.update(processor.tokenizer.backend_tokenizer.to_str().encode())
     for module in _shaping_modules():
         digest.update(module.read_bytes())
     for essay in essays:

@@ -73,6 +73,7 @@ class Engine:
         self.spec = spec
         self._search = WordSearch(model, spec.word_search)
         self._grammars: dict[bool, Grammar] = {}
+        self._kept: Memory | None = None
 
     def answer(
         self,
@@ -97,8 +98,11 @@ class Engine:
         """
         if total is None and isinstance(examples, Sized):
             total = len(examples)
-        memory = self._take_memory()
-        with progress_bar(progress, total) as advance, closing(self._batches(examples)) as batches:
+        with (
+            self._lent_memory() as memory,
+            progress_bar(progress, total) as advance,
+            closing(self._batches(examples)) as batches,
+        ):
             for answer in in_order(self._decode(*batch, scores_only, memory) for batch in batches):
                 advance()
                 yield answer
@@ -113,9 +117,9 @@ class Engine:
             return
         prompt, text, given = self._read(example), FreeText(self.processor), 0
         room = self.decoding.max_answer_tokens
-        with self._evaluating():
+        with self._evaluating(), self._lent_memory() as memory:
             with self._deciding():
-                rows = self._prefill([prompt], self._draw([prompt]), self._take_memory(), room)
+                rows = self._prefill([prompt], self._draw([prompt]), memory, room)
             steps = self._write(rows, [text])
             is_going_on = True
             while is_going_on:
@@ -135,8 +139,12 @@ class Engine:
         Raises:
             ValueError: If the model has no adapter.
         """
-        with without_adapter(self.model):
-            yield
+        self._kept = None  # steps were recorded with the adapter
+        try:
+            with without_adapter(self.model):
+                yield
+        finally:
+            self._kept = None
 
     def _is_graded(self, example: Example) -> bool:
         return self.decoding.constrained and example.kind == "grade"
@@ -204,8 +212,20 @@ class Engine:
                 answers = self._write_freely(rows, prompts)
         return [(number, answer) for (number, _), answer in zip(batch, answers, strict=True)]
 
+    @contextmanager
+    def _lent_memory(self) -> Iterator[Memory]:
+        """Memory that no other call uses meanwhile, and the next one takes over.
+
+        But not of a model that is trained: training wants the room itself.
+        """
+        self._search.begin()
+        memory, self._kept = self._kept or self._take_memory(), None
+        yield memory
+        if not any(parameter.requires_grad for parameter in self.model.parameters()):
+            self._kept = memory
+
     def _take_memory(self) -> Memory:
-        return take_memory(self.model, self.spec, self._search)
+        return take_memory(self.model, self.spec, self._search, self.precision)
 
     def _prefill(
         self, prompts: Sequence[Prompt], patches: Tensor, memory: Memory, room: int

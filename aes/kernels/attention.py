@@ -127,7 +127,8 @@ def _attend_flash(
 
     attend: Any = varlen.varlen_attn
     rows = [part[0].transpose(0, 1) for part in (query, key, value)]
-    shares = {"enable_gqa": True} if _asks_for_gqa() else {}
+    # Torch 2.11 shares keys unasked; later ones want to be told.
+    shares = {"enable_gqa": True} if _is_taken("enable_gqa") else {}
     longest = packing.longest
     options = {"scale": scaling, "window_size": _CAUSAL, **shares}
     out: Tensor = attend(*rows, packing.ends, packing.ends, longest, longest, **options)
@@ -164,15 +165,17 @@ def _compute_dtype(query: Tensor) -> torch.dtype:
 def _has_flash(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether torch's kernel for samples of unlike length runs there: Ampere or later."""
     half = dtype in (torch.bfloat16, torch.float16)
-    return device.type == "cuda" and half and torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type != "cuda" or not half or not _is_taken("window_size"):
+        return False
+    return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 @cache
-def _asks_for_gqa() -> bool:
-    """Torch 2.11 shares keys unasked; later ones want to be told."""
+def _is_taken(option: str) -> bool:
+    """Whether the kernel of the torch at hand takes it."""
     from torch.nn.attention.varlen import varlen_attn
 
-    return "enable_gqa" in signature(varlen_attn).parameters
+    return option in signature(varlen_attn).parameters
 
 
 AttentionInterface.register(VARLEN, varlen_attention)

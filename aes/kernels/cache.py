@@ -50,10 +50,9 @@ class RowCache:
         """Make room for so many more columns than are written."""
         wanted = _rounded(self.length + num_columns)
         if wanted > self.num_columns:
-            self.memory = [
-                (_grown(keys, wanted, self.length), _grown(values, wanted, self.length))
-                for keys, values in self.memory
-            ]
+            for layer in range(len(self.memory)):  # one by one: what was must not stand beside
+                keys, values = (_grown(old, wanted, self.length) for old in self.memory[layer])
+                self.memory[layer] = keys, values
 
     def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002
         """Columns that are written; a name of transformers'."""

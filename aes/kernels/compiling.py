@@ -9,10 +9,8 @@ from typing import Any
 
 import torch
 
+from aes.kernels.fused import RECOMPILE_LIMIT
 from aes.kernels.parts import unwrap
-
-RECOMPILE_LIMIT = 8
-"""Compilations of a layer's code; passes unlike all of them run as they are written."""
 
 
 def compile_layers(model: Any) -> None:

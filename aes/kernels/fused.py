@@ -19,6 +19,10 @@ from torch.nn.functional import silu
 
 from aes.kernels.parts import unwrap
 
+RECOMPILE_LIMIT = 16
+"""Compilations of one function, be it an operation here or a layer; torch tells when it is reached,
+and runs what is unlike all of them as it is written."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -161,9 +165,10 @@ def norm(rows: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 def norm_backward(grad: Tensor, rows: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
     """The gradient of ``norm``'s rows."""
-    grad = grad * weight
+    # In bfloat16 too the sums are of float32 numbers, as transformers has them.
+    grad, rows, dtype = (grad * weight).to(scales.dtype), rows.to(scales.dtype), rows.dtype
     along = torch.linalg.vecdot(grad, rows).unsqueeze(-1) * scales**3 / rows.shape[-1]
-    out: Tensor = (grad * scales - rows * along).to(rows.dtype)
+    out: Tensor = (grad * scales - rows * along).to(dtype)
     return out
 
 
@@ -231,6 +236,7 @@ _LENGTHS = {2: (0,), 3: (0, 1), 4: (0, 2)}
 
 @functools.cache
 def _on_card(function: Callable[..., Any]) -> Callable[..., Any]:
+    torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
     made = torch.compile(function, dynamic=False)  # widths are few, and kernels know them
 
     @functools.wraps(function)

@@ -1,7 +1,8 @@
 """Hidden states -> cross-entropy, without the logits of all rows ever being there at once.
 
 Logits are the largest tensor of a step: 151,936 numbers a row. They are made for some rows at a
-time, turned into gradients while they are there, and forgotten. Knows no model but its head.
+time, turned into gradients while they are there, and forgotten; on a CPU for a few rows and words
+at a time, in the caches of its cores. Knows no model but its head.
 """
 
 from __future__ import annotations
@@ -18,15 +19,30 @@ from torch.utils.checkpoint import checkpoint
 from aes.kernels.forward import logits
 from aes.kernels.parts import is_sharded, unwrap
 
-_ROWS = {"cpu": 256, "cuda": 1024}
-"""By measurement on a CPU (docs/performance.md), by arithmetic on a GPU: reading the head's weights
-takes less time than multiplying so many rows with them."""
+ATTENDED = 0
+"""Rows of logits that are there at once where the head is computed as attention."""
+
+_ROWS = {"cpu": ATTENDED, "cuda": 1024}
+"""By arithmetic on a GPU: reading the head's weights takes less time than multiplying so many rows
+with them."""
+
+ROWS_OF_OTHER_HEADS = 256
+"""Where attention was asked for and the head is trained, or not computed in its own float32."""
 
 
 def choose_rows(
     rows: int | Literal["auto"] | None, accelerator: Literal["cpu", "cuda"]
 ) -> int | None:
-    """What ``auto`` stands for on a device."""
+    """What ``auto`` stands for on a device.
+
+    Raises:
+        ValueError: If attention over the vocabulary is asked for on a card.
+    """
+    if rows == ATTENDED and accelerator != "cpu":
+        raise ValueError(
+            "kernels.logit_rows=0 has a CPU compute the head as attention over the vocabulary, "
+            "for whose width cards have no kernel; use kernels.logit_rows=1024, or auto"
+        )
     return _ROWS[accelerator] if rows == "auto" else rows
 
 
@@ -45,7 +61,8 @@ def summed_cross_entropy(
         states: Hidden states ``[N, hidden]``; ``N`` may be 0, and may differ between ranks.
         targets: Token ids, int64 ``[N]``.
         weights: Factor on each row's loss, ``[N]``; ``None``: 1.
-        rows: Rows whose logits are there at once; ``None``: all, the plain way.
+        rows: Rows whose logits are there at once; ``None``: all, the plain way; ``ATTENDED``: none,
+            for a frozen head that a CPU computes in its own dtype, and 256 for others.
 
     Returns:
         Scalar, float32.
@@ -57,7 +74,7 @@ def summed_cross_entropy(
     if linear is not None:
         # Through the head's own call: where ranks hold parts of it, its hooks gather them, once
         # on every rank, however many chunks there are.
-        with _computing(linear, lambda s: _chunked(s, linear.weight, targets, weights, rows)):
+        with _computing(linear, lambda s: _cross_entropy(s, linear.weight, targets, weights, rows)):
             loss: Tensor = head(states)
         return loss
     if is_sharded(next(head.parameters())):  # ranks differ in chunks, but gather in step
@@ -74,6 +91,7 @@ def _recomputed(
     model: Any, states: Tensor, targets: Tensor, weights: Tensor | None, rows: int
 ) -> Tensor:
     """Chunks of a head of any kind, each computed again in the backward pass."""
+    rows = rows or ROWS_OF_OTHER_HEADS
     starts = range(0, max(1, len(states)), rows)
     losses = []
     for cut in (slice(start, start + rows) for start in starts):
@@ -104,11 +122,55 @@ def _computing(module: nn.Module, compute: Any) -> Iterator[None]:
         del module.forward
 
 
-def _chunked(
+def _cross_entropy(
     states: Tensor, weight: Tensor, targets: Tensor, weights: Tensor | None, rows: int
 ) -> Tensor:
-    apply: Callable[..., Tensor] = _ChunkedCrossEntropy.apply
-    return apply(states, weight, targets, weights, rows, torch.is_grad_enabled())
+    if rows == ATTENDED and len(states) and _can_attend(states, weight):
+        attend: Callable[..., Tensor] = _AttendedCrossEntropy.apply
+        return attend(states, weight, targets, weights)
+    rows = rows or ROWS_OF_OTHER_HEADS
+    cut: Callable[..., Tensor] = _ChunkedCrossEntropy.apply
+    return cut(states, weight, targets, weights, rows, torch.is_grad_enabled())
+
+
+def _can_attend(states: Tensor, weight: Tensor) -> bool:
+    """Whether nothing is trained in the head, and nothing narrower than float32 is computed."""
+    is_exact = states.dtype == weight.dtype and weight.dtype in (torch.float32, torch.float64)
+    is_frozen = not (weight.requires_grad and torch.is_grad_enabled())
+    on_cpu = weight.device.type == "cpu"
+    return on_cpu and is_exact and is_frozen and not torch.is_autocast_enabled("cpu")
+
+
+class _AttendedCrossEntropy(torch.autograd.Function):
+    """Cross-entropy of a frozen matrix product as attention of the rows over all words.
+
+    With the words' weights ``W`` as keys and as values, attention gives ``softmax(x W^T) W``, which
+    is the gradient of a row's log-sum-exp, and the log-sum-exp itself beside it: all that the loss
+    and its gradient need, from a kernel that keeps its logits in the caches.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: Tensor, weight: Tensor, targets: Tensor, weights: Tensor | None
+    ) -> Tensor:
+        words = weight.detach()[None, None]
+        mean, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            states[None, None], words, words, scale=1.0
+        )
+        gold = weight[targets]
+        losses = log_sum[0, 0] - (states * gold).sum(dim=1)
+        of_states = mean[0, 0] - gold
+        if weights is not None:
+            losses, of_states = losses * weights, of_states * weights[:, None]
+        ctx.save_for_backward(of_states)
+        total: Tensor = losses.sum()
+        return total
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (of_states,) = ctx.saved_tensors
+        return of_states * grad, None, None, None
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):

@@ -1,7 +1,7 @@
 """Patches of a page -> the vision tower's first states, as one matrix product.
 
 A patch is as large as the kernel of the convolution that transformers embeds it by, so the
-convolution is a product, which libraries compute about three times as fast.
+convolution is a product, for which libraries have the better code.
 """
 
 from __future__ import annotations

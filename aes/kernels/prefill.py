@@ -30,8 +30,8 @@ def last_tokens_only(model: Any, last: Tensor) -> Iterator[bool]:
     inner = unwrap(model).model
     layers = inner.language_model.layers
     layer = layers[-1]
-    # Pages' features are added behind the first layers, to all tokens; compiled code stays as is.
-    if len(layers) <= len(inner.visual.deepstack_visual_indexes) or layer._compiled_call_impl:
+    # Pages' features are added behind the first layers, to all tokens.
+    if len(layers) <= len(inner.visual.deepstack_visual_indexes):
         yield False
         return
     rows = torch.arange(len(last), device=last.device)

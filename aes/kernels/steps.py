@@ -21,7 +21,10 @@ from aes.kernels.words import FromLogits
 
 Run = Callable[[], None]
 Recorder = Callable[[Run], Run]
-"""Turns work over fixed memory into its replay; may run it a few times before."""
+"""Turns work over fixed memory into its replay; may run it ``NUM_WARMUPS`` times before."""
+
+NUM_WARMUPS = 3
+"""Most runs before recording, in which libraries choose kernels and take their workspaces."""
 
 LEAST_STEPS = 8
 """Recording takes as long as a few steps."""
@@ -42,7 +45,7 @@ class RecordedSteps:
 
     def __init__(self, model: Any, record: Recorder) -> None:
         self._model, self._record = model, record
-        self._memory: Any = None
+        self._keys: Tensor | None = None  # of the first layer, which tell the memory from another
         self._replays: dict[int, Run] = {}
         self._found: dict[int, FromLogits] = {}
         self._may_record = True
@@ -59,10 +62,12 @@ class RecordedSteps:
         """
         if num_steps < LEAST_STEPS or not self._may_record:
             return False
-        cache.reserve(num_steps)
-        if cache.memory is not self._memory:
-            self._memory = cache.memory
+        # Each run goes a column on, and the last step may be the first of its size.
+        cache.reserve(num_steps + NUM_WARMUPS)
+        keys, _ = cache.memory[0]
+        if keys is not self._keys:
             self._allocate(cache, mask.device)
+            self._keys = keys
         self._cache = cache
         num_rows, num_columns = mask.shape
         self._mask.zero_()
@@ -92,6 +97,11 @@ class RecordedSteps:
         """Go on with these rows, in this order."""
         for buffer in (self._mask, self._positions):
             buffer[: len(rows)] = buffer[rows]
+
+    def forget(self) -> None:
+        """Let go of the memory that steps were recorded over, and of the recordings."""
+        self._keys = None
+        self._replays, self._found = {}, {}
 
     def _allocate(self, cache: RowCache, device: torch.device) -> None:
         most, num_columns = len(cache.memory[0][0]), cache.num_columns

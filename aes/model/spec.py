@@ -118,15 +118,16 @@ class KernelSpec:
             that are not trained. ``auto``: ``frozen`` where that is so, else ``grouped_mm``.
         attention: ``eager`` and ``sdpa`` are transformers' own. ``varlen``: each sample of a packed
             row by itself. ``auto``: the fastest that fits the device and the batches.
-        logit_rows: Rows of ``lm_head``'s logits that are there at once; ``None``: all; ``auto``: as
-            many as the device computes fast.
-        fused_ops: ``all``: RMSNorm, rotary positions and SwiGLU as one operation each.
+        logit_rows: Rows of ``lm_head``'s logits that are there at once; ``None``: all; 0, on a CPU
+            and for a frozen head in float32: none; ``auto``: what is fast on the device.
+        fused_ops: ``all``: RMSNorm, rotary positions and SwiGLU as one operation each, and the
+            embedding of a page's patches as one matrix product.
         compile: ``layers``: ``torch.compile`` of each decoder layer.
     """
 
     experts: Literal["auto", "eager", "batched_mm", "grouped_mm", "frozen"]
     attention: Literal["auto", "eager", "sdpa", "varlen"]
-    logit_rows: _Positive | Literal["auto"] | None
+    logit_rows: Annotated[int, Field(ge=0)] | Literal["auto"] | None
     fused_ops: Literal["none", "all"]
     compile: Literal["none", "layers"]
 

@@ -48,6 +48,20 @@ class KeptFeatures:
     num_bytes: int = 0
     max_bytes: int = 0
 
+    def found_share(self, epoch: int, *, num_ranks: int) -> float:
+        """Share of an epoch's pages whose features are expected to be there.
+
+        Samples are dealt anew in each epoch. Host memory has what its own rank has seen, the disk
+        what any has; nothing is counted that an earlier run left there.
+
+        Args:
+            epoch: Counted from 0.
+        """
+        if self.place == "none" or epoch == 0:
+            return 0.0
+        seen = 1 - (1 - 1 / num_ranks) ** epoch if self.place == "memory" else 1.0
+        return min(seen, self.max_bytes / max(1, self.num_bytes))
+
 
 def choose_place(
     spec: VisionCacheSpec,
@@ -59,6 +73,9 @@ def choose_place(
     max_epochs: int,
 ) -> KeptFeatures:
     """Where features are kept; ``auto`` becomes host memory where that is of use.
+
+    With several ranks too, though the disk would share what each computed: nobody has measured
+    whether reading pays there, and gigabytes made of pupils' pages are not left on a disk unasked.
 
     Args:
         model: With its adapter; may be on the meta device.
@@ -105,14 +122,19 @@ def bytes_per_token(model: Any, *, precision: Literal["fp32", "bf16"]) -> int:
     return sum(feature_widths(_visual(model))) * (2 if precision == "bf16" else 4)
 
 
-def tower_fingerprint(model: Any, *, precision: str, image_processor: Any) -> str:
-    """Digest of all that decides what the tower makes of patches, and of how patches are cut."""
+def tower_fingerprint(model: Any, *, precision: str, fused_ops: str, image_processor: Any) -> str:
+    """Digest of all that decides what the tower makes of patches, and of how patches are cut.
+
+    Args:
+        fused_ops: Of ``KernelSpec``, which changes how the tower reads patches.
+    """
     visual = _visual(model)
     digest = hashlib.sha256()
     for part in (
         *(version(name) for name in ("torch", "transformers")),
         precision,
-        visual.device.type,
+        fused_ops,
+        *_device_facts(visual.device),
         visual.config.to_json_string(),
         visual.config._attn_implementation,
         image_processor.to_json_string(),
@@ -123,6 +145,14 @@ def tower_fingerprint(model: Any, *, precision: str, image_processor: Any) -> st
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:32]
+
+
+def _device_facts(device: torch.device) -> tuple[object, ...]:
+    """What decides how a device rounds."""
+    if device.type == "cpu":
+        return "cpu", torch.backends.cpu.get_cpu_capability()
+    precision = torch.get_float32_matmul_precision()  # TF32 or not
+    return torch.cuda.get_device_name(device), precision, torch.backends.cudnn.allow_tf32
 
 
 class VisionCache:

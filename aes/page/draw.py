@@ -35,16 +35,19 @@ def _draw_line(coverage: NDArray[np.uint8], line: TextLine, font: Path) -> None:
     page_height_px, page_width_px = coverage.shape
     for char, x_px in zip(line.text, line.xs_px, strict=True):
         glyph = glyph_of(char)
-        height_px, width_px = glyph.ink.shape
-        # Ink may reach past its advance box; at the page's edge it is moved, not cut.
-        left_px = max(0, min(x_px + glyph.left_px, page_width_px - width_px))
-        top_px = max(0, min(line.y_px + glyph.top_px, page_height_px - height_px))
-        place = coverage[top_px : top_px + height_px, left_px : left_px + width_px]
-        np.maximum(place, _dilute(glyph.ink, line.ink), out=place)
+        ink = glyph.ink if line.ink == FULL_INK else _dilute(glyph.ink, line.ink)
+        height_px, width_px = ink.shape
+        left_px, top_px = x_px + glyph.left_px, line.y_px + glyph.top_px
+        right_px, bottom_px = left_px + width_px, top_px + height_px
+        if left_px < 0 or top_px < 0 or right_px > page_width_px or bottom_px > page_height_px:
+            # Ink may reach past its advance box; at the page's edge it is moved, not cut.
+            left_px = max(0, min(left_px, page_width_px - width_px))
+            top_px = max(0, min(top_px, page_height_px - height_px))
+            right_px, bottom_px = left_px + width_px, top_px + height_px
+        place = coverage[top_px:bottom_px, left_px:right_px]
+        np.maximum(place, ink, out=place)
 
 
 def _dilute(ink: NDArray[np.uint8], darkest: int) -> NDArray[np.uint8]:
     """Ink of which the full coverage is ``darkest`` of 255."""
-    if darkest == FULL_INK:
-        return ink
     return (ink.astype(np.uint16) * darkest // FULL_INK).astype(np.uint8)

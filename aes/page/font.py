@@ -47,7 +47,11 @@ class Glyph:
 
 
 class Face:
-    """A font at one size; measures and rasterises each character once."""
+    """A font at one size; measures and rasterises each character once.
+
+    Attributes:
+        passed: Characters found to need no other font; grows as texts are looked through.
+    """
 
     def __init__(self, path: Path, size_px: int) -> None:
         self.size_px = size_px
@@ -60,6 +64,7 @@ class Face:
             ) from error
         self._baseline_px = round(IDEOGRAPHIC_ASCENT * size_px)
         self._glyphs: dict[str, Glyph] = {}
+        self.passed: set[str] = set()
 
     def glyph(self, char: str) -> Glyph:
         """The glyph of one character; that of a missing one is the font's box."""

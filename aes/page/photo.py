@@ -31,12 +31,23 @@ FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
 
 _UNREADABLE = (OSError, SyntaxError, EOFError, ValueError, TypeError, OverflowError, struct.error)
 
+Box = tuple[int, int, int, int]
+"""Left, top, right and bottom edge in px, the last two exclusive."""
+
 INK_CONTRAST = 24
 """Grey levels from the blurred surroundings at which a pixel counts as written on."""
 
 
+_MOST_REMEMBERED = 1 << 16
+
+_crops: dict[tuple[object, ...], Box] = {}
+"""What was written on of each file that this process opened, in px of the upright image."""
+
+
 def open_page(source: Path | PdfPage, *, min_pixels: int, max_pixels: int) -> Image.Image:
     """Open an image file or a page of a PDF as a page.
+
+    Where its margins end is looked for once a file and process.
 
     Args:
         source: A file of one of ``FORMATS``, or a page of a PDF.
@@ -49,13 +60,42 @@ def open_page(source: Path | PdfPage, *, min_pixels: int, max_pixels: int) -> Im
     Raises:
         ValueError: If the file is broken, too large, or holds several images.
     """
-    image = _trim(render_pdf_page(source) if isinstance(source, PdfPage) else _read(source))
+    key = _identify(source)
+    image = render_pdf_page(source) if isinstance(source, PdfPage) else _read(source)
+    box = _crops.get(key) if key else None
+    if box is None:
+        box = _find_written(image)
+    image = image.crop(box)
     if max(image.size) > MAX_ASPECT_RATIO * min(image.size):
         size = f"{image.width} x {image.height} px"
         raise ValueError(
             f"{name_page(source)} is a strip of {size}, which is no page: crop it anew."
         )
+    if key and len(_crops) < _MOST_REMEMBERED:
+        _crops[key] = box
     return _fit(image, min_pixels=min_pixels, max_pixels=max_pixels)
+
+
+def recall_size(
+    source: Path | PdfPage, *, min_pixels: int, max_pixels: int
+) -> tuple[int, int] | None:
+    """Size of the page that ``open_page`` gives, if this process opened the file as it is now."""
+    key = _identify(source)
+    box = _crops.get(key) if key else None
+    if box is None:
+        return None
+    left, top, right, bottom = box
+    scaled = _scale_size((right - left, bottom - top), max_pixels)
+    return _round_up_size(scaled, min_pixels)
+
+
+def _identify(source: Path | PdfPage) -> tuple[object, ...] | None:
+    """Differs once the file was written anew; None if there is no such file."""
+    try:
+        status = (source.path if isinstance(source, PdfPage) else source).stat()
+    except (OSError, ValueError):  # ValueError: a name with a zero byte
+        return None
+    return source, status.st_size, status.st_mtime_ns
 
 
 def _read(path: Path) -> Image.Image:
@@ -66,8 +106,9 @@ def _read(path: Path) -> Image.Image:
     with file:
         _check_header(file, path)
         with _naming(path):
-            upright = ImageOps.exif_transpose(file)
-            return _to_rgb(upright)
+            file.load()
+            ImageOps.exif_transpose(file, in_place=True)
+            return _to_rgb(file)
 
 
 @contextmanager
@@ -112,11 +153,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         paper = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(paper, image.convert("RGBA")).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _trim(image: Image.Image) -> Image.Image:
-    """Cuts blank margins off, to a two-hundredth of the longer side around what is written.
+def _find_written(image: Image.Image) -> Box:
+    """All but the blank margins: to a two-hundredth of the longer side around what is written.
 
     Ink is what differs from its surroundings, so uneven light is blank and a desk's grain is not:
     in doubt nothing is cut.
@@ -127,30 +168,41 @@ def _trim(image: Image.Image) -> Image.Image:
     is_ink = contrast >= INK_CONTRAST
     rows, columns = np.flatnonzero(is_ink.any(axis=1)), np.flatnonzero(is_ink.any(axis=0))
     if not rows.size:
-        return image
+        return 0, 0, image.width, image.height
     pad = max(image.size) // 200 + 2
-    return image.crop(
-        (
-            max(0, int(columns[0]) - pad),
-            max(0, int(rows[0]) - pad),
-            min(image.width, int(columns[-1]) + pad + 1),
-            min(image.height, int(rows[-1]) + pad + 1),
-        )
+    return (
+        max(0, int(columns[0]) - pad),
+        max(0, int(rows[0]) - pad),
+        min(image.width, int(columns[-1]) + pad + 1),
+        min(image.height, int(rows[-1]) + pad + 1),
     )
 
 
 def _fit(image: Image.Image, *, min_pixels: int, max_pixels: int) -> Image.Image:
     """Scales down to the largest size that fits, pads with paper to whole tokens."""
-    scale = _scale(image.size, max_pixels)
-    if scale < 1:
-        size = (max(1, int(image.width * scale)), max(1, int(image.height * scale)))
+    size = _scale_size(image.size, max_pixels)
+    if size != image.size:
         image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
-    width_px, height_px = round_up(image.width), round_up(image.height)
-    if width_px * height_px < min_pixels:
-        height_px = round_up(-(-min_pixels // width_px))
+    width_px, height_px = _round_up_size(size, min_pixels)
     page = Image.new("RGB", (width_px, height_px), _paper_colour(image))
     page.paste(image, ((width_px - image.width) // 2, (height_px - image.height) // 2))
     return page
+
+
+def _scale_size(size: tuple[int, int], max_pixels: int) -> tuple[int, int]:
+    """The largest size of the same proportions that fits, never larger."""
+    scale = _scale(size, max_pixels)
+    if scale >= 1:
+        return size
+    return max(1, int(size[0] * scale)), max(1, int(size[1] * scale))
+
+
+def _round_up_size(size: tuple[int, int], min_pixels: int) -> tuple[int, int]:
+    """Whole tokens, by blank paper below where the area would be too small."""
+    width_px, height_px = map(round_up, size)
+    if width_px * height_px < min_pixels:
+        height_px = round_up(-(-min_pixels // width_px))
+    return width_px, height_px
 
 
 def _scale(size: tuple[int, int], max_pixels: int) -> float:

@@ -15,7 +15,7 @@ from PIL import Image
 from aes.page.draw import draw_coverage
 from aes.page.font import Face, font_path, has_ink, is_invisible, mapped_code_points, open_face
 from aes.page.layout import Row, Sheet, stack
-from aes.page.photo import open_page
+from aes.page.photo import open_page, recall_size
 from aes.page.plain import TITLE_SCALE, plain_rows
 from aes.page.scan import scan_page
 from aes.page.spec import PageSpec
@@ -45,8 +45,9 @@ class PageRenderer:
         if self.spec.style == "none":
             return []
         face, points = self._face(), mapped_code_points(self._font)
-        shown = (char for char in set(text) if not (char.isspace() or is_invisible(char)))
-        return sorted(char for char in shown if not has_ink(char, face, points))
+        missing = [char for char in set(text) - face.passed if not _passes(char, face, points)]
+        face.passed.update(set(text).difference(missing))
+        return sorted(missing)
 
     def layout(self, title: str, text: str, *, seed: int = 0) -> tuple[PageLayout, ...]:
         """Set an essay on as many pages as it needs.
@@ -89,10 +90,7 @@ class PageRenderer:
         Raises:
             ValueError: If the file is broken, too large, encrypted, or holds several images.
         """
-        spec = self.spec
-        return open_page(
-            source, min_pixels=spec.min_pixels, max_pixels=spec.width_px * spec.max_height_px
-        )
+        return open_page(source, **self._areas)
 
     def image(self, page: Page) -> Image.Image:
         """The RGB image that the model will see: a layout is drawn, anything else opened.
@@ -105,14 +103,15 @@ class PageRenderer:
     def size(self, page: Page) -> tuple[int, int]:
         """Width and height of the image that the model will see, in px.
 
-        A file is decoded for this, since its blank margins count.
+        A file is decoded for this, since its blank margins count, unless it was opened before.
 
         Raises:
             ValueError: As ``open``.
         """
         if isinstance(page, PageLayout):
             return page.width_px, page.height_px
-        return self.open(page).size
+        known = recall_size(page, **self._areas)
+        return self.open(page).size if known is None else known
 
     def save(self, page: Page, directory: Path, name: str) -> Path:
         """Keep a page as ``<directory>/<name>.png``; a crash leaves the old file or the new one.
@@ -127,6 +126,14 @@ class PageRenderer:
         image.save(part, format="PNG", compress_level=PNG_COMPRESS_LEVEL)
         part.replace(path)
         return path
+
+    @property
+    def _areas(self) -> dict[str, int]:
+        spec = self.spec
+        return {
+            "min_pixels": spec.min_pixels,
+            "max_pixels": spec.width_px * spec.max_height_px,
+        }
 
     @property
     def _font(self) -> Path:
@@ -169,6 +176,10 @@ class PageRenderer:
             )
         if all(char.isspace() or is_invisible(char) for char in title + text):
             raise ValueError("title and text are both empty: there is nothing to set on a page.")
+
+
+def _passes(char: str, face: Face, code_points: frozenset[int]) -> bool:
+    return char.isspace() or is_invisible(char) or has_ink(char, face, code_points)
 
 
 def _name(char: str) -> str:

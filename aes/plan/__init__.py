@@ -3,6 +3,7 @@
 from aes.plan.lengths import Lengths, MeasuredData
 from aes.plan.parameters import ParameterCount, count_parameters
 from aes.plan.plan import Plan, make_plan, plan_to_dict
+from aes.plan.planned_run import PlannedRun
 from aes.plan.steps import Schedule
 from aes.plan.table import render_plan
 
@@ -11,6 +12,7 @@ __all__ = [
     "MeasuredData",
     "ParameterCount",
     "Plan",
+    "PlannedRun",
     "Schedule",
     "count_parameters",
     "make_plan",

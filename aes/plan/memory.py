@@ -12,13 +12,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aes.kernels.logits import choose_rows
+from aes.kernels.logits import ATTENDED, ROWS_OF_OTHER_HEADS, choose_rows
 from aes.plan.parameters import sum_parameters
 from aes.plan.sharding import OFFLOAD, held_bytes, host_bytes, state_shards
 from aes.plan.workload import FLOAT32, GIB, Workload, trains_lm_head
 
 # CUDA context, libraries and their workspaces; on a CPU the interpreter and its libraries.
 _OVERHEAD_GIB = {"cuda": 1.5, "cpu": 1.0}
+# Of a patch: 16 x 16 pixels of three colours, twice, as for two frames of a film.
+_PATCH_NUMBERS = 1536
 # Held back for what the allocator cannot use: pieces between differently sized batches.
 SAFETY_MARGIN = 0.05
 
@@ -30,10 +32,12 @@ class MemoryPlan:
     Attributes:
         gathered: Layers that a strategy which shards weights has gathered to compute with.
         buffers: Gradients on their way between ranks.
+        features: Of pages, kept for later epochs, where the device computes in host memory.
         step: What AdamW's update needs beyond the activations and logits, which are gone by then.
         total: Sum of the parts.
         available: What the device has; ``None``: not known.
-        host: What shards need of a node's host memory; not part of the total.
+        host: What shards and kept features need of a node's host memory beside its devices; not
+            part of the total.
     """
 
     weights: float
@@ -43,6 +47,7 @@ class MemoryPlan:
     buffers: float
     activations: float
     logits: float
+    features: float
     step: float
     overhead: float
     total: float
@@ -64,10 +69,13 @@ def plan_memory(load: Workload, *, machine_memory_gib: float | None = None) -> M
         load: The run.
         machine_memory_gib: Memory per device of the machine at hand, for hardware that names none.
     """
+    on_cpu = load.hardware.accelerator == "cpu"
+    features = feature_bytes(load)
     bytes_of = {
         **held_bytes(load),
         "activations": activation_bytes(load),
         "logits": logit_bytes(load),
+        "features": features if on_cpu else 0.0,
         "overhead": _OVERHEAD_GIB[load.hardware.accelerator] * GIB,
     }
     working = bytes_of["activations"] + bytes_of["logits"]
@@ -77,8 +85,16 @@ def plan_memory(load: Workload, *, machine_memory_gib: float | None = None) -> M
     bytes_of["step"] = 0.0 if is_on_host else max(0.0, update - working)
     parts = {name: num_bytes / GIB for name, num_bytes in bytes_of.items()}
     available = load.hardware.memory_gib or machine_memory_gib
-    host = host_bytes(load) / GIB
+    host = (host_bytes(load) + (0.0 if on_cpu else features * load.hardware.devices)) / GIB
     return MemoryPlan(**parts, total=sum(parts.values()), available=available, host=host)
+
+
+def feature_bytes(load: Workload) -> float:
+    """Features of pages that a rank keeps in host memory, at most."""
+    kept = load.page_features
+    if not load.caches_vision or kept is None or kept.place != "memory":
+        return 0.0
+    return min(kept.num_bytes, kept.max_bytes)
 
 
 def layer_bytes_per_token(load: Workload) -> float:
@@ -162,9 +178,14 @@ def activation_bytes(load: Workload) -> float:
     The logits are gone when that comes, so that only what is larger than they counts.
     """
     transient = max(0.0, _transient_bytes(load) - logit_bytes(load))
-    working = kept_bytes(load) + transient + _trained_cast_bytes(load)
+    working = kept_bytes(load) + transient + _trained_cast_bytes(load) + _patch_bytes(load)
     vision = _vision_bytes(load)
     return working + vision if _trains_vision(load) else max(working, vision)
+
+
+def _patch_bytes(load: Workload) -> float:
+    """The pages of a micro-batch as the collator gives them: four float32 patches a token."""
+    return load.hardware.micro_batch_size * load.max_image_tokens * 4 * _PATCH_NUMBERS * FLOAT32
 
 
 def _transient_bytes(load: Workload) -> float:
@@ -230,5 +251,7 @@ def logit_bytes(load: Workload) -> float:
     at_once = choose_rows(load.kernels.logit_rows, load.hardware.accelerator)
     if at_once is None:
         return rows * text.vocab_size * (3 * FLOAT32 + cast)
+    if at_once == ATTENDED and (cast or trains_lm_head(load)):
+        at_once = ROWS_OF_OTHER_HEADS
     gradient = FLOAT32 * text.hidden_size * text.vocab_size if trains_lm_head(load) else 0
     return min(rows, at_once) * text.vocab_size * (FLOAT32 + cast) + gradient

@@ -111,7 +111,8 @@ def _features(plan: Plan) -> Iterator[str]:
     if kept is None or kept.place == "none":
         return
     where = "in host memory" if kept.place == "memory" else "on disk"
-    each = ", on each rank" if kept.place == "memory" and plan.hardware.num_ranks > 1 else ""
+    num_ranks = plan.hardware.num_ranks
+    each = ", on each rank" if kept.place == "memory" and num_ranks > 1 else ""
     gib, most = kept.num_bytes / 2**30, kept.max_bytes / 2**30
     if gib <= most:
         yield f"the vision tower's features are kept {where}: {gib:.2f} GiB{each}"
@@ -119,6 +120,12 @@ def _features(plan: Plan) -> Iterator[str]:
         yield (
             f"of {gib:.1f} GiB of the vision tower's features {most:.1f} are kept {where}{each}; "
             "raise vision_cache.max_gib to keep all"
+        )
+    if each:
+        found = kept.found_share(1, num_ranks=num_ranks)
+        yield (
+            f"samples are dealt anew in each epoch: in the second a rank finds {found:.0%} of its "
+            "pages; vision_cache=disk shares them among ranks"
         )
 
 
@@ -144,6 +151,7 @@ def _memory_parts(plan: Plan) -> Iterator[str]:
         "buffers": memory.buffers,
         "activations": memory.activations,
         "logits": memory.logits,
+        "page features": memory.features,
         "update": memory.step,
         "overhead": memory.overhead,
     }
@@ -151,7 +159,7 @@ def _memory_parts(plan: Plan) -> Iterator[str]:
     rest = sum(gib for gib in parts.values() if gib < 0.05)
     yield " + ".join([*shown, f"rest {rest:.2f}"]) + " GiB"
     if memory.host:
-        yield f"shards in the host memory of each node: {memory.host:.1f} GiB"
+        yield f"in the host memory of each node besides: {memory.host:.1f} GiB"
 
 
 def _memory_verdict(plan: Plan) -> Text:

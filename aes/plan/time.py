@@ -92,9 +92,7 @@ def plan_time(
     hardware = load.hardware
     utilisation = UTILISATION[hardware.accelerator]
     vision, language = _training_flops(load, train)
-    if load.caches_vision and steps.samples:
-        vision *= min(1.0, train.num_examples / steps.samples)
-    flops = vision + language
+    flops = vision * computed_share(load, steps.samples / max(1, train.num_examples)) + language
     compute_s = max(
         flops * steps.samples / hardware.num_ranks / (hardware.peak_tflops * 1e12),
         steps.micro_batches * _passes(load) * _stream_s(load),
@@ -122,6 +120,22 @@ def plan_time(
         utilisation=utilisation,
         cost=price * total_s / 3600 if price else None,
     )
+
+
+def computed_share(load: Workload, num_epochs: float) -> float:
+    """Share of all pages that a run computes; the features of the others are there.
+
+    Args:
+        num_epochs: Times that the run goes over its samples; the last may be cut short.
+    """
+    kept, num_ranks = load.page_features, load.hardware.num_ranks
+    if not load.caches_vision or kept is None or not num_epochs:
+        return 1.0
+    found = sum(
+        min(1.0, num_epochs - epoch) * kept.found_share(epoch, num_ranks=num_ranks)
+        for epoch in range(math.ceil(num_epochs))
+    )
+    return 1 - found / num_epochs
 
 
 def forward_flops(load: Workload, lengths: LengthSummary) -> SampleFlops:

@@ -6,12 +6,16 @@ The common ground of the plan's arithmetic on memory, communication and time.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from aes.hardware import HardwareSpec, StrategySpec
 from aes.kernels.checkpointing import Policy, is_recomputed
 from aes.model import KernelSpec, ModelSpec
 from aes.model.quantization import QUANTIZED_GROUPS, bytes_per_weight
 from aes.plan.parameters import Parameters, sum_parameters
+
+if TYPE_CHECKING:
+    from aes.model.vision_cache import KeptFeatures
 
 GIB = 2**30
 FLOAT32 = 4
@@ -53,7 +57,7 @@ class Workload:
         checkpointing: What is recomputed in the backward pass.
         kernels: How passes are computed, without ``auto`` but for the logits.
         is_packed: Samples of a micro-batch stand end to end; else they are padded to the longest.
-        caches_vision: Pages are computed one by one, in the first epoch only.
+        page_features: What is kept of what the vision tower makes of pages; ``None``: nothing.
         rank: Of LoRA; 0 without.
         longest_tokens: Tokens of the longest samples, the longest first, at least a micro-batch.
         max_batch_tokens: Limit of a micro-batch; ``None``: its samples alone.
@@ -68,7 +72,7 @@ class Workload:
     checkpointing: Checkpointing
     kernels: KernelSpec
     is_packed: bool
-    caches_vision: bool
+    page_features: KeptFeatures | None
     rank: int
     longest_tokens: tuple[int, ...]
     max_batch_tokens: int | None
@@ -95,6 +99,12 @@ class Workload:
         if self.max_batch_tokens is None:
             return tokens
         return min(tokens, max(self.max_batch_tokens, self.max_tokens))
+
+    @property
+    def caches_vision(self) -> bool:
+        """Whether pages are computed one by one and their features kept."""
+        kept = self.page_features
+        return kept is not None and kept.place != "none" and not self.strategy.shards_weights
 
     @property
     def is_masked(self) -> bool:

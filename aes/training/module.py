@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from aes.data.collate import add_branches
+from aes.data.branches import add_branches
 from aes.data.datamodule import Dealt
 from aes.grading import Grader
 from aes.kernels.forward import autocast

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from comparing.our_side import PROMPT, run_ours
-from comparing.our_train import ADAPTER_FOLDER, RECORD_FILE
+from comparing.our_train import ADAPTER_FOLDER, LOADER_BEGINS, RECORD_FILE
 from comparing.peer import HyperParameters, Peer, read_losses, write_job
 from comparing.reference_job import NUM_SUPERVISED, Sample
 from comparing.watched import Watched
@@ -32,7 +32,7 @@ class Timing:
     """One run; seconds, and the loss of each step.
 
     Attributes:
-        loop_s: From the start of training to the end of its last step.
+        loop_s: From before the loader's processes begin to the end of the last step.
         loop_cpu_s: CPU time within.
         steady_s: From the end of the first step on.
         whole_s: Of the process.
@@ -110,12 +110,9 @@ class Comparison:
         log = (self.folder / name / "metrics.jsonl").read_text(encoding="utf-8")
         lines = [line for line in map(json.loads, log.splitlines()) if "loss" in line]
         ends = seen.moments(r"\bstep \d+/\d+ ")
-        return self._timing(
-            seen,
-            start_s=ends[-1] - lines[-1]["elapsed_s"],
-            ends=ends,
-            losses=[line["loss"] for line in lines],
-        )
+        start_s = seen.moments(LOADER_BEGINS)[0]
+        losses = [line["loss"] for line in lines]
+        return self._timing(seen, start_s=start_s, ends=ends, losses=losses)
 
     def _run_peer(self, arm: str, name: str) -> Timing:
         folder = self.folder / name

@@ -4,11 +4,11 @@
     python -m comparing.our_train --record FOLDER data.root=DIR [key=value ...]
 
 The first trains, exactly as ``python train.py`` does, but that each essay has the comment that
-``DIR/comments.json`` holds. The second makes ``DIR``, goes the same way up to the first step and
-then writes into ``FOLDER`` what another trainer needs to do the same work: the adapter as it was
-drawn, and in ``record.json`` the samples, their order in each epoch, the checkpoint's folder, and
-the first step's loss as transformers computes it with one more line feed behind each answer, which
-LLaMA-Factory's template supervises too.
+``DIR/comments.json`` holds, and that a line says when the loader begins an epoch. The second makes
+``DIR``, goes the same way up to the first step and then writes into ``FOLDER`` what another trainer
+needs to do the same work: the adapter as it was drawn, and in ``record.json`` the samples, their
+order in each epoch, the checkpoint's folder, and the first step's loss as transformers computes it
+with one more line feed behind each answer, which LLaMA-Factory's template supervises too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from aes.cli.entry import main, train
+from aes.cli.entry import main
 from aes.corpus import AesDataset
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 RECORD_FILE = "record.json"
 ADAPTER_FOLDER = "adapter"
+LOADER_BEGINS = "The loader begins."
 
 
 def add_comments() -> None:
@@ -48,6 +49,27 @@ def add_comments() -> None:
         return [dataclasses.replace(d, essay=e) for d, e in zip(drafts, essays, strict=True)]
 
     setattr(AesDataset, "_load", load)  # noqa: B010 (mypy refuses an assignment)
+
+
+def say_when_the_loader_begins() -> None:
+    """Print a line before a loader's processes begin, which is before Lightning's first hook."""
+    from aes.data.datamodule import ResumableLoader
+
+    plain_iter: Callable[..., Any] = ResumableLoader.__iter__
+
+    def begin(loader: ResumableLoader) -> Any:
+        print(LOADER_BEGINS, flush=True)
+        return plain_iter(loader)
+
+    setattr(ResumableLoader, "__iter__", begin)  # noqa: B010 (mypy refuses an assignment)
+
+
+def train_and_tell(settings: Settings) -> int:
+    """``train.py``, with the line that tells when its loader begins."""
+    from aes.cli.train import run
+
+    say_when_the_loader_begins()
+    return run(settings)
 
 
 def make_and_record(settings: Settings, *, folder: Path) -> int:
@@ -144,4 +166,4 @@ if __name__ == "__main__":
         target = Path(sys.argv[2])
         del sys.argv[1:3]
         main("train", partial(make_and_record, folder=target))
-    train()
+    main("train", train_and_tell)

@@ -21,7 +21,7 @@ from aes.kernels.cached import cached_states
 from aes.kernels.experts import use_experts
 from aes.kernels.forward import autocast, hidden_states
 from aes.kernels.fused import fuse_ops
-from aes.kernels.graphs import record_graph
+from aes.kernels.graphs import GraphRecorder
 from aes.kernels.parts import unwrap
 from aes.kernels.prefill import last_tokens_only
 from aes.kernels.steps import RecordedSteps, Run
@@ -172,4 +172,4 @@ class _Stepper:
 
 def _recorder(device: torch.device) -> Callable[[Run], Run]:
     """Without a card nothing is recorded, but memory stays where it is all the same."""
-    return record_graph if device.type == "cuda" else lambda run: run
+    return GraphRecorder() if device.type == "cuda" else lambda run: run

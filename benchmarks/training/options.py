@@ -18,13 +18,13 @@ class Options:
         forward: ``transformers``: its own forward with its own loss, logits of every token.
         vision: Whether the pages' features are computed as transformers does, without autograd, or
             were there before.
-        logit_rows: As in ``conf/kernels``; 0 for all.
+        logit_rows: As in ``conf/kernels``.
         every: Which layers ``every_nth`` checkpoints.
     """
 
     forward: Literal["aes", "transformers"] = "aes"
     vision: Literal["grad", "no_grad", "cached"] = "grad"
-    logit_rows: int = 0
+    logit_rows: int | None = None
     experts: Literal["eager", "grouped_mm", "frozen"] = "eager"
     batching: Batching = "shuffled"
     attention: Literal["sdpa", "varlen"] = "sdpa"
@@ -74,10 +74,10 @@ def ladder(plain: Options, *, without: Sequence[str] = ()) -> list[Row]:
 
 
 def singles(plain: Options, *, without: Sequence[str] = ()) -> list[Row]:
-    """Each option by itself, and transformers' own forward."""
+    """Each option by itself, and transformers' own forward with the experts of its default."""
     changes = [*_steps(without), *_others(plain, without)]
     return [
-        Row("transformers' own", replace(plain, forward="transformers")),
+        Row("transformers' own", replace(plain, forward="transformers", experts="grouped_mm")),
         *(Row(f"only {name}", replace(plain, **change)) for name, change in changes),
     ]
 

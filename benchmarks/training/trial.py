@@ -18,6 +18,7 @@ from aes.kernels.experts import use_experts
 from aes.kernels.forward import autocast, hidden_states
 from aes.kernels.fused import fuse_ops
 from aes.kernels.logits import summed_cross_entropy
+from aes.kernels.patches import linear_patches
 from aes.kernels.vision import PageFeatures, join_pages, page_features
 from training.batches import IGNORED, Batching, Sample, cut, move
 from training.geometry import Geometry
@@ -76,6 +77,7 @@ class Trial:
         use_experts(self.model, options.experts)
         if options.fused:
             fuse_ops(self.model)
+            linear_patches(self.model)
         checkpoint_layers(self.model, options.checkpointing, options.every)
         if options.compiled:
             compile_layers(self.model)
@@ -130,7 +132,7 @@ class Trial:
             states[:, :-1][supervised],
             targets[supervised],
             weights=None,
-            rows=self.options.logit_rows or None,
+            rows=self.options.logit_rows,
         )
 
     def page_features(self) -> list[PageFeatures]:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from aes.data.collate import add_branches
+from aes.data.branches import add_branches
 from aes.data.processor import Processor
 from aes.kernels.forward import autocast, hidden_states
 from aes.model import LoraSpec, ModelSpec

@@ -22,7 +22,7 @@ PAGES = sorted([README, ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
 MOST_LINES = 75
 """One screen."""
 
-INSTALL_AND_TEST = "pip install -e '.[dev]' && pytest"
+INSTALL_AND_TEST = "pip install -e '.[dev]' && pytest -n 2 --dist loadfile"
 
 
 def commands_of(page: Path) -> list[str]:
@@ -49,7 +49,7 @@ def test_the_first_two_commands_are_the_promised_ones() -> None:
 
 def test_continuous_integration_runs_the_test_command_of_the_readme() -> None:
     """It takes the line from README.md by this pattern, so that the two cannot diverge."""
-    pattern = re.compile(r"^pip install .* && pytest$", re.MULTILINE)
+    pattern = re.compile(r"^pip install .* && pytest .*$", re.MULTILINE)
     assert pattern.pattern in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert pattern.findall(README.read_text(encoding="utf-8")) == [INSTALL_AND_TEST]
 

@@ -146,10 +146,42 @@ def test_operations_of_the_full_size_are_the_published_ones() -> None:
     lengths = [1065] * 8
     whole = flops.step(full, lengths, 3600, with_tower=True)
     assert whole - flops.step(full, lengths, 3600, with_tower=False) == 8 * flops.page(full)
+    assert flops.step(full, lengths, 3600, with_tower=False) == pytest.approx(110e12, rel=5e-3)
     layers = 8 * 1065 * (per_token + flops.attention(full.text, 1065))
     assert flops.recomputed(full, lengths, "all", 2) == layers
     assert flops.recomputed(full, lengths, "every_nth", 2) == layers / 2
     assert 0 < flops.recomputed(full, lengths, "attention", 2) < layers / 2
+
+
+@pytest.mark.usefixtures("benchmark_modules")
+def test_transformers_own_way_has_the_experts_of_its_default() -> None:
+    from training.options import Options, singles
+
+    own, *others = singles(Options())
+    assert own.options == Options(forward="transformers", experts="grouped_mm")
+    assert {row.options.forward for row in others} == {"aes"}
+
+
+@pytest.mark.usefixtures("benchmark_modules")
+def test_fused_embeds_patches_by_a_product() -> None:
+    from training.batches import draw_samples
+    from training.geometry import GEOMETRIES
+    from training.options import Options
+    from training.random_model import draw_weights
+    from training.trial import Setting, Trial
+
+    geometry, device = GEOMETRIES["tiny"], torch.device("cpu")
+    setting = Setting(
+        geometry=geometry,
+        weights=draw_weights(geometry, dtype=torch.float32, device=device),
+        samples=draw_samples(geometry)[:2],
+        precision="fp32",
+        device=device,
+    )
+    for is_fused in (False, True):
+        model = Trial(Options(fused=is_fused, micro_batch=2), setting).model
+        convolutions = [m for m in model.modules() if isinstance(m, torch.nn.Conv3d)]
+        assert ["forward" in vars(m) for m in convolutions] == [is_fused]
 
 
 @pytest.mark.usefixtures("benchmark_modules")

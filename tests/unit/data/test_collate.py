@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from aes.data.collate import IGNORED, Collator, add_branches, pad_prompts
+from aes.data.branches import add_branches
+from aes.data.collate import IGNORED, Collator, pad_prompts
 from aes.data.guide import ScoreGuide
 from aes.data.processor import FREE_STEP, Encoded, Processor
 from aes.prompt import AnswerSchema

@@ -117,6 +117,27 @@ def test_towers_that_were_not_used_for_longest_go_first(
     assert {path.name for path in tmp_path.iterdir()} == {"in use", "new", "newer"}
 
 
+def test_within_a_tower_s_folder_what_was_not_read_for_longest_gives_way(
+    make_store: Callable[..., DiskStore], tmp_path: Path
+) -> None:
+    keep(make_store(), *(numbered(i) for i in range(6)))
+    files = list(tmp_path.glob("tower/*.safetensors"))
+    for path in files:
+        used_s = time.time() - 9 * 24 * 3600
+        os.utime(path, (used_s, used_s))
+    size = files[0].stat().st_size
+    store = make_store(max_bytes=6 * size, expected_bytes=3 * size)
+    read = [store.reader.look_up(0, [numbered(i)], [(4, 4)]) for i in (0, 1)]
+    assert not any(sample.is_drawn for sample in read)
+    assert len(list(tmp_path.glob("tower/*.safetensors"))) == 6  # nothing goes before it must
+    keep(store, *(numbered(i) for i in range(10, 15)))
+    left = {path.name for path in tmp_path.glob("tower/*.safetensors")}
+    assert {store.reader.path(sample.key).name for sample in read} < left
+    old = {path.name for path in files}
+    assert len(left & old) == 3, "no more goes than must"
+    assert len(left - old) >= 3, "new ones are kept"
+
+
 def test_a_full_disk_costs_nothing_but_the_features(
     make_store: Callable[..., DiskStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:

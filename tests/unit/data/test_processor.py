@@ -153,6 +153,47 @@ def test_patches_equal_a_hand_made_cut(processor: Processor) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("mode", "sizes"),
+    [
+        ("RGB", [(256, 256)]),
+        ("RGB", [(640, 928), (320, 224), (2048, 32)]),
+        ("L", [(320, 640)]),
+        ("RGBA", [(256, 288)]),
+    ],
+)
+def test_patches_equal_those_of_transformers_to_the_bit(
+    processor: Processor, mode: str, sizes: list[tuple[int, int]]
+) -> None:
+    rng = np.random.default_rng(0)
+    images = []
+    for width, height in sizes:
+        pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        pixels[0, :256] = np.arange(256)[:, None]  # each of the levels in each channel
+        images.append(Image.fromarray(pixels).convert(mode))
+    expected = processor.image_processor(images=images, return_tensors="np")
+    patches, grids = processor.patches(images)
+    assert patches.tobytes() == expected["pixel_values"].astype(np.float32).tobytes()
+    assert patches.shape == expected["pixel_values"].shape
+    assert grids.dtype == np.int64
+    assert grids.tolist() == expected["image_grid_thw"].tolist()
+
+
+def test_the_tokenizers_digest_is_of_its_files_alone(
+    processor: Processor, nano_checkpoint: Path, tmp_path: Path
+) -> None:
+    def digest() -> str:
+        made = Processor(folder, ranges={"a": (0, 9)}, min_pixels=1, max_pixels=2)
+        return made.tokenizer_digest
+
+    folder = shutil.copytree(nano_checkpoint, tmp_path / "model")
+    (folder / "README.md").write_text("words", encoding="utf-8")
+    assert digest() == processor.tokenizer_digest
+    path = folder / "tokenizer.json"
+    path.write_text(path.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    assert digest() != processor.tokenizer_digest
+
+
 @pytest.mark.parametrize("size", [(320, 96), (330, 224), (320, 216)])
 def test_a_page_that_would_be_resized_is_refused(
     processor: Processor, size: tuple[int, int]

@@ -253,6 +253,30 @@ def test_without_its_adapter_the_base_answers(
     assert {name for name, p in adapted.named_parameters() if p.requires_grad} == trained
 
 
+def test_memory_is_kept_between_calls_unless_the_model_is_trained(
+    make_engine: Maker,
+    examples: list[Example],
+    load_nano: Callable[..., Any],
+    make_lora: Callable[..., Any],
+) -> None:
+    model = load_nano(make_lora())
+    engine = make_engine(model=model)
+    taken = []
+    take = engine._take_memory
+    engine._take_memory = lambda: taken.append(take()) or taken[-1]
+
+    def num_taken() -> int:
+        list(engine.answer(examples, scores_only=True))
+        return len(taken)
+
+    assert [num_taken(), num_taken()] == [1, 2]
+    model.requires_grad_(False)
+    assert [num_taken(), num_taken()] == [3, 3]
+    with engine.without_adapter():
+        assert [num_taken(), num_taken()] == [4, 4]
+    assert num_taken() == 5
+
+
 def test_a_model_without_an_adapter_has_none_to_switch_off(make_engine: Maker) -> None:
     with pytest.raises(ValueError, match="no adapter"), make_engine().without_adapter():
         pass

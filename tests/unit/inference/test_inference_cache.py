@@ -1,5 +1,6 @@
 """Keys and values in place: what is read is what transformers' own cache would give."""
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
+from aes.kernels import cache as cache_module
 from aes.kernels.cache import COLUMNS, RowCache
 from aes.records import Example
 
@@ -58,6 +60,24 @@ def test_the_next_batch_takes_over_the_memory_where_it_suffices() -> None:
     cache.restart(5, 120)  # more rows
     _write(cache, 5, 3, 1)
     assert cache.memory is not memory
+
+
+def test_memory_grows_a_layer_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = RowCache()
+    cache.restart(2, 20)
+    _write(cache, 2, 10, 0)
+    before = [weakref.ref(keys) for keys, _ in cache.memory]
+    left: list[int] = []
+    grow = cache_module._grown
+
+    def grown(old: Any, *sizes: int) -> Any:
+        left.append(sum(keys() is not None for keys in before))
+        return grow(old, *sizes)
+
+    monkeypatch.setattr(cache_module, "_grown", grown)
+    cache.reserve(COLUMNS)
+    assert cache.num_columns == 2 * COLUMNS
+    assert left == [3, 3, 2, 2, 1, 1]
 
 
 def test_written_at_a_column_all_columns_are_read() -> None:

@@ -1,14 +1,18 @@
 """Steps over memory that stays where it is, with a recorder that replays by running again."""
 
 import logging
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
 from aes.inference.engine import Engine
 from aes.inference.memory import Memory
-from aes.kernels.steps import RecordedSteps, Run
+from aes.kernels.cache import COLUMNS, RowCache
+from aes.kernels.forward import hidden_states
+from aes.kernels.steps import LEAST_STEPS, NUM_WARMUPS, RecordedSteps, Run
 from aes.records import Example
 
 Maker = Callable[..., Any]
@@ -123,6 +127,47 @@ def test_what_cannot_be_recorded_is_computed_and_said_once(
     said = [r for r in caplog.records if "cannot be recorded" in r.message]
     assert len(said) <= 1
     assert said or fails_at != (0,)
+
+
+def _record(run: Run) -> Run:
+    for _ in range(NUM_WARMUPS):
+        run()
+    return run
+
+
+def _begun(model: Any, cache: RowCache, num_rows: int, length: int) -> RecordedSteps:
+    """Steps behind prompts of so many rows."""
+    cache.restart(num_rows, length)
+    positions = torch.arange(length).expand(3, num_rows, -1)
+    ids = torch.full((num_rows, length), 7)
+    batch = {"input_ids": ids, "position_ids": positions, "attention_mask": None}
+    hidden_states(model, batch, cache=cache)
+    steps = RecordedSteps(model, _record)
+    mask = torch.ones(num_rows, length, dtype=torch.bool)
+    assert steps.begin(cache, mask, torch.full((num_rows,), length), LEAST_STEPS)
+    return steps
+
+
+@torch.no_grad()
+def test_a_size_that_the_last_step_records_stays_within_memory(sure_nano: Any) -> None:
+    """Memory would end with that step: what is run before recording goes beyond."""
+    steps = _begun(sure_nano, RowCache(), 2, COLUMNS - LEAST_STEPS)
+    for _ in range(LEAST_STEPS - 1):
+        steps.advance([5, 5])
+    steps.select(torch.tensor([1]))
+    assert len(steps.advance([5]).words) == 1
+
+
+@torch.no_grad()
+def test_memory_that_is_too_small_for_a_batch_is_given_back(sure_nano: Any) -> None:
+    cache = RowCache()
+    steps = _begun(sure_nano, cache, 2, 20)
+    keys = weakref.ref(cache.memory[0][0])
+    memory = Memory(search=None, rows=cache, steps=steps)  # type: ignore[arg-type]
+    memory.begin(2, 20)
+    assert keys() is not None
+    memory.begin(2, 10 * COLUMNS)
+    assert keys() is None
 
 
 def test_few_steps_are_not_recorded(

@@ -81,6 +81,31 @@ def test_a_head_that_was_trained_on_is_copied_anew() -> None:
 
 
 @torch.no_grad()
+def test_a_head_that_is_trained_is_copied_anew_for_each_call() -> None:
+    """DeepSpeed writes weights by ``.data``, which leaves no trace."""
+    model, weight, states = _random(3)
+    search = WordSearch(model, "screened")
+    model.lm_head.weight.requires_grad = True
+    search(states)
+    model.lm_head.weight.data.mul_(-1)
+    search.begin()
+    assert search(states).words == FromLogits(states @ weight.T).words
+
+
+@torch.no_grad()
+def test_without_torchs_private_operations_all_words_are_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, weight, states = _random(4)
+    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace())
+    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")
+    for name in ("auto", "screened"):
+        found = WordSearch(model, name)(states)
+        assert isinstance(found, FromLogits)
+        assert found.words == FromLogits(states @ weight.T).words
+
+
+@torch.no_grad()
 def test_anything_but_a_plain_matrix_is_asked_itself() -> None:
     model, _, states = _random(4)
     handle = model.lm_head.register_forward_hook(lambda _, __, out: -out)

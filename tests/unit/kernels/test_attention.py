@@ -106,7 +106,7 @@ def test_the_kernel_for_cards_is_given_what_it_takes(
 
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", kernel)
     monkeypatch.setattr(attention, "_has_flash", lambda *_: True)
-    monkeypatch.setattr(attention, "_asks_for_gqa", lambda: asks_for_gqa)
+    monkeypatch.setattr(attention, "_is_taken", lambda _: asks_for_gqa)
     inputs = _inputs()
     packing = packing_of(torch.tensor(LENGTHS), inputs[0].device)
     out, _ = varlen_attention(Module(), *inputs, None, packing=packing, scaling=0.3)

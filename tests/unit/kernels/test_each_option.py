@@ -32,6 +32,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "eager attention": {"attention": "eager"},
     "varlen": {"attention": "varlen"},
     "logits in chunks": {"logit_rows": 16},
+    "head as attention": {"logit_rows": 0},
     "fused": {"fused_ops": "all"},
     "recomputed attention": {"policy": "attention"},
     "recomputed layers": {"policy": "every_nth"},

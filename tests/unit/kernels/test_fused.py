@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLTextConfig
-from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextModel
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextModel, Qwen3VLTextRMSNorm
 
 from aes.kernels import fused
 from aes.kernels.fused import (
@@ -49,6 +49,29 @@ def test_the_experts_backward_is_that_of_their_forward() -> None:
     truth = torch.autograd.grad(expert_swiglu(before) * shares, (before, shares), grad)
     found = expert_swiglu_backward(before.detach(), grad, shares.detach())
     torch.testing.assert_close(found, (truth[0], truth[1][:, 0]))
+
+
+def test_in_bfloat16_a_norms_gradient_is_as_exact_as_transformers() -> None:
+    """A gradient along the rows all but vanishes behind a norm: sums must not be rounded."""
+    torch.manual_seed(0)
+    rows, weight = torch.randn(64, 512).bfloat16(), torch.ones(512).bfloat16()
+    grad = (rows + 0.1 * torch.randn(64, 512)).bfloat16()
+    theirs = Qwen3VLTextRMSNorm(512, eps=1e-6).bfloat16()
+
+    def of_states(function: Callable[..., Tensor], dtype: torch.dtype) -> Tensor:
+        states = rows.to(dtype).requires_grad_()
+        return torch.autograd.grad(function(states), states, grad.to(dtype))[0].double()
+
+    truth = of_states(
+        lambda x: RMSNorm.apply(x, weight.double(), 1e-6),  # type: ignore[no-untyped-call]
+        torch.float64,
+    )
+    ours = of_states(
+        lambda x: RMSNorm.apply(x, weight, 1e-6),  # type: ignore[no-untyped-call]
+        torch.bfloat16,
+    )
+    usual = (of_states(theirs, torch.bfloat16) - truth).norm()
+    assert (ours - truth).norm() <= 1.05 * usual
 
 
 def test_for_a_card_each_is_compiled_once_a_width(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from aes.kernels.logits import _chunked, _linear, summed_cross_entropy
+from aes.kernels.logits import ATTENDED, _cross_entropy, _linear, choose_rows, summed_cross_entropy
 from aes.kernels.parts import unwrap
 from aes.model import LoraSpec
 from aes.model.adapters import without_adapter
@@ -60,7 +60,7 @@ def _assert_alike(found: Any, expected: Any) -> None:
 @settings(deadline=None, max_examples=40)
 @given(
     num=st.integers(0, 9),
-    rows=st.integers(1, 12),
+    rows=st.integers(ATTENDED, 12),
     trained=st.booleans(),
     weighted=st.booleans(),
     seed=st.integers(0, 100),
@@ -75,24 +75,29 @@ def test_chunks_equal_all_rows_at_once(
     _assert_alike(_both(model, states, rows, *args), _both(model, states, None, *args))
 
 
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("rows", [ATTENDED, 2])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_gradients_are_those_of_the_function(weighted: bool) -> None:
+def test_gradients_are_those_of_the_function(weighted: bool, rows: int, trained: bool) -> None:
     torch.manual_seed(0)
     states = torch.randn(5, HIDDEN, dtype=torch.float64, requires_grad=True)
-    weight = torch.randn(VOCABULARY, HIDDEN, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(VOCABULARY, HIDDEN, dtype=torch.float64, requires_grad=trained)
     targets = torch.randint(VOCABULARY, (5,))
     weights = torch.rand(5, dtype=torch.float64) if weighted else None
-    torch.autograd.gradcheck(lambda s, w: _chunked(s, w, targets, weights, 2), (states, weight))
+    torch.autograd.gradcheck(
+        lambda s, w: _cross_entropy(s, w, targets, weights, rows), (states, weight)
+    )
 
 
-def test_a_loss_that_would_underflow_is_finite() -> None:
+@pytest.mark.parametrize("rows", [ATTENDED, 4])
+def test_a_loss_that_would_underflow_is_finite(rows: int) -> None:
     """The gold token's probability is 0 in float32, its logarithm is not."""
     model = Model(trained=False)
     states = torch.zeros(1, HIDDEN)
     states[0, 0] = 1
     with torch.no_grad():
         model.lm_head.weight.zero_()[3, 0] = 500
-    loss = summed_cross_entropy(model, states, torch.tensor([0]), rows=4)
+    loss = summed_cross_entropy(model, states, torch.tensor([0]), rows=rows)
     assert loss.item() == pytest.approx(500)
 
 
@@ -138,6 +143,21 @@ def test_no_tensor_is_larger_than_the_rows_asked_for(dtype: torch.dtype) -> None
         with Largest() as largest:  # type: ignore[no-untyped-call]
             _both(model, states.to(dtype), rows, targets, weights)
         assert largest.most == most * 3000 * 4
+
+
+def test_as_attention_not_even_one_row_of_logits_is_there() -> None:
+    model = Model(trained=False, vocabulary=3000)
+    states, targets, weights = _rows(64)
+    with Largest() as largest:  # type: ignore[no-untyped-call]
+        _both(model, states, ATTENDED, targets, weights)
+    assert largest.most == 3000 * HIDDEN * 4  # the weights themselves, as keys
+
+
+def test_a_card_has_no_attention_over_the_vocabulary() -> None:
+    with pytest.raises(ValueError, match="logit_rows=0"):
+        choose_rows(ATTENDED, "cuda")
+    assert choose_rows("auto", "cpu") == ATTENDED
+    assert choose_rows("auto", "cuda") == 1024
 
 
 @pytest.fixture

@@ -95,15 +95,19 @@ def test_lora_on_the_tower_counts_as_trained(
 def test_the_fingerprint_is_of_all_that_decides_features(
     load_nano: Callable[..., Any], make_lora: Callable[..., LoraSpec], processor: Processor
 ) -> None:
-    def fingerprint(model: Any, precision: str = "fp32") -> str:
+    def fingerprint(model: Any, precision: str = "fp32", fused_ops: str = "all") -> str:
         return tower_fingerprint(
-            model, precision=precision, image_processor=processor.image_processor
+            model,
+            precision=precision,
+            fused_ops=fused_ops,
+            image_processor=processor.image_processor,
         )
 
     model, other = load_nano(make_lora()), load_nano(make_lora(rank=4), seed=2)
     same = fingerprint(model)
     assert fingerprint(other) == same  # a sweep over adapters shares them
     assert fingerprint(model, "bf16") != same
+    assert fingerprint(model, fused_ops="none") != same
     assert fingerprint(load_nano(make_lora(modules_to_save=("visual.merger",)))) != same
     with torch.no_grad():
         other.get_base_model().model.visual.blocks[1].mlp.linear_fc1.bias[3] += 1e-3

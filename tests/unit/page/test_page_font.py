@@ -23,6 +23,12 @@ def test_a_control_character_is_missing_but_white_space_is_not(make_renderer):
     assert make_renderer().missing_characters("\x07\r\n\x0b 好") == ["\x07"]
 
 
+def test_what_was_missing_once_is_missing_again(make_renderer):
+    renderer = make_renderer()
+    for text in ("春\u0000\ue000", "\ue000春天\u0000", "\u0000\ue000"):
+        assert renderer.missing_characters(text) == ["\u0000", "\ue000"]
+
+
 def test_typed_as_text_nothing_is_missing(make_renderer):
     assert make_renderer("none").missing_characters("\ue004") == []
 

@@ -181,3 +181,49 @@ def test_an_opened_image_can_be_kept(renderer, page, tmp_path):
     kept = renderer.save(tmp_path / "photo.jpg", tmp_path / "kept", "a_1")
     with Image.open(kept) as saved:
         assert saved.size == renderer.size(tmp_path / "photo.jpg")
+
+
+@pytest.fixture
+def looked_for(monkeypatch):
+    """Of each search for margins the size of the image."""
+    searches, search = [], photo._find_written
+    monkeypatch.setattr(
+        photo, "_find_written", lambda image: searches.append(image.size) or search(image)
+    )
+    monkeypatch.setattr(photo, "_crops", {})
+    return searches
+
+
+def test_margins_are_looked_for_once_and_the_size_is_known_then(
+    renderer, page, tmp_path, monkeypatch, looked_for
+):
+    for number, size in enumerate([(1000, 2400), (900, 900), (1900, 3000)], start=1):
+        path = tmp_path / f"{number}.png"
+        on_paper(page, size, (100, 100)).save(path)
+        first = renderer.open(path)
+        assert renderer.open(path).tobytes() == first.tobytes()
+        with monkeypatch.context() as patch:
+            patch.setattr(photo, "_read", None)  # it is not opened for its size
+            assert renderer.size(path) == first.size
+        assert len(looked_for) == number
+
+
+def test_a_file_that_was_written_anew_is_looked_at_anew(renderer, page, tmp_path, looked_for):
+    path = tmp_path / "page.png"
+    on_paper(page, (1000, 2400), (100, 900)).save(path)
+    whole = renderer.size(path)
+    on_paper(page.crop((0, 0, 768, 200)), (1000, 2400), (100, 900)).save(path)
+    assert renderer.size(path) == renderer.open(path).size != whole
+    path.unlink()
+    with pytest.raises(ValueError, match="does not exist"):
+        renderer.size(path)
+
+
+def test_a_strip_is_refused_each_time(renderer, tmp_path, looked_for):
+    path = tmp_path / "strip.png"
+    noise = np.random.default_rng(0).integers(0, 2, (20, 3000), dtype=np.uint8) * 255
+    Image.fromarray(noise).save(path)
+    for ask in (renderer.open, renderer.size, renderer.open):
+        with pytest.raises(ValueError, match="is a strip of"):
+            ask(path)
+    assert len(looked_for) == 3

@@ -11,7 +11,7 @@ import yaml
 from aes.data import BatchingSpec
 from aes.hardware import HardwareSpec, StrategySpec
 from aes.model import KernelSpec, LoraSpec, ModelSpec
-from aes.plan import Lengths, MeasuredData, Plan, Schedule, make_plan
+from aes.plan import Lengths, MeasuredData, Plan, PlannedRun, Schedule, make_plan
 
 _CONF = Path(__file__).parents[3] / "conf"
 
@@ -135,9 +135,9 @@ def reference(
             "checkpointing": "all",
             "checkpointing_every": 2,
             "kernels": plain_kernels,
-            "caches_vision": False,
+            "page_features": None,
             "machine_memory_gib": None,
         }
-        return make_plan(**{**arguments, **changes})
+        return make_plan(PlannedRun(**{**arguments, **changes}))
 
     return make

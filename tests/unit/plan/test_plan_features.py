@@ -29,7 +29,8 @@ def _shown(plan: Plan) -> str:
             "memory",
             2,
             {"hardware": {"devices": 2}, "strategy": "ddp"},
-            "kept in host memory: 2.00 GiB, on each rank",
+            "kept in host memory: 2.00 GiB, on each rank samples are dealt anew in each epoch: in "
+            "the second a rank finds 50% of its pages; vision_cache=disk shares them among ranks",
         ),
         (
             "memory",
@@ -55,3 +56,21 @@ def test_it_tells_where_features_are_kept_and_whether_all_are(
 
 def test_it_says_nothing_where_none_are_kept(reference: Callable[..., Plan]) -> None:
     assert "features" not in _shown(reference(page_features=KeptFeatures(place="none")))
+
+
+@pytest.mark.parametrize(("num_bytes", "gib"), [(2 * GIB, 2), (12 * GIB, 8)])
+def test_they_count_as_host_memory(
+    reference: Callable[..., Plan], num_bytes: int, gib: int
+) -> None:
+    """On a CPU that is the device's own, of which checkpointing takes the rest."""
+
+    def memory(accelerator: str, place: Place) -> Any:
+        hardware = {"accelerator": accelerator, "devices": 2}
+        kept = KeptFeatures(place=place, num_bytes=num_bytes, max_bytes=8 * GIB)
+        return reference(hardware=hardware, strategy="ddp", page_features=kept).memory
+
+    kept, files = memory("cuda", "memory"), memory("cuda", "disk")
+    assert (kept.host, files.host, kept.total) == (2 * gib, 0, files.total)
+    kept, files = memory("cpu", "memory"), memory("cpu", "disk")
+    assert kept.host == files.host == 0
+    assert kept.total - files.total == kept.features == gib

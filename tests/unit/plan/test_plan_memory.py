@@ -309,7 +309,7 @@ def test_layers_keep_what_they_really_keep(
             checkpointing=checkpointing,
             kernels=kernels,
             is_packed=attention == "varlen",
-            caches_vision=False,
+            page_features=None,
             rank=8,
             longest_tokens=(128, 128),
             max_batch_tokens=None,

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from aes.data import BatchingSpec
 from aes.hardware import HardwareSpec, StrategySpec
 from aes.model import KernelSpec, ModelSpec
+from aes.model.vision_cache import KeptFeatures
 from aes.plan import Lengths, Plan
 from aes.plan.lengths import summarise
 from aes.plan.time import forward_flops
@@ -38,7 +39,7 @@ def test_forward_pass_by_hand(
         checkpointing=Checkpointing(policy="all", every=1),
         kernels=plain_kernels,
         is_packed=False,
-        caches_vision=False,
+        page_features=None,
         rank=8,
         longest_tokens=(1065,),
         max_batch_tokens=None,
@@ -81,19 +82,45 @@ def test_every_nth_layer_recomputes_its_share(
         assert tflop("every_nth", every) - tflop("none") == pytest.approx(share * whole)
 
 
+def _kept(place: Literal["memory", "disk"], *, share: float = 1.0) -> KeptFeatures:
+    return KeptFeatures(place=place, num_bytes=1000, max_bytes=int(1000 * share))
+
+
 def test_pages_that_are_kept_are_computed_once(
     reference: Reference, measured_job: dict[str, Any]
 ) -> None:
     """3 epochs: a third of 0.027 s a step."""
     anew, kept = (
-        reference(data=measured_job, checkpointing="none", caches_vision=caches).time
-        for caches in (False, True)
+        reference(data=measured_job, checkpointing="none", page_features=features).time
+        for features in (None, _kept("memory"))
     )
     saved = (anew.tflop_per_step - kept.tflop_per_step) / 800
     assert saved == pytest.approx(2 / 3 * 0.027, rel=0.02)
     one_epoch = {"schedule": {"max_epochs": 1}, "data": measured_job}
-    anew, kept = (reference(**one_epoch, caches_vision=caches).time for caches in (False, True))
+    anew, kept = (
+        reference(**one_epoch, page_features=features).time for features in (None, _kept("memory"))
+    )
     assert kept.tflop_per_step == anew.tflop_per_step
+
+
+@pytest.mark.parametrize(
+    ("kept", "computed"),
+    [
+        (_kept("memory"), 1 + 3 / 4 + 9 / 16),  # a rank has seen 1/4, then 7/16 of all samples
+        (_kept("memory", share=0.3), 1 + 3 / 4 + 0.7),
+        (_kept("disk"), 1),
+        (_kept("disk", share=0.3), 1 + 0.7 + 0.7),
+    ],
+)
+def test_ranks_find_in_memory_what_they_have_seen_themselves(
+    reference: Reference, measured_job: dict[str, Any], kept: KeptFeatures, computed: float
+) -> None:
+    def tflop(features: KeptFeatures | None) -> float:
+        four = {"hardware": {"devices": 4}, "strategy": "ddp", "data": measured_job}
+        return reference(**four, page_features=features).time.tflop_per_step
+
+    saved = (tflop(None) - tflop(kept)) / 800
+    assert saved == pytest.approx((3 - computed) / 3 * 0.027, rel=0.02)
 
 
 def test_each_part_of_a_step_is_repeated_as_often_as_it_must(

@@ -12,7 +12,8 @@ import torch
 from pydantic import ValidationError
 from torch.autograd import gradcheck
 
-from aes.data.collate import Collator, add_branches
+from aes.data.branches import add_branches
+from aes.data.collate import Collator
 from aes.data.guide import ScoreGuide
 from aes.data.processor import Processor
 from aes.kernels.forward import hidden_states, logits
