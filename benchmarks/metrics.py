@@ -26,8 +26,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 import jieba
-from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
-from rouge_chinese import Rouge
+
+try:
+    from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
+    from rouge_chinese import Rouge
+except ImportError as error:
+    raise SystemExit(f"{error.name} is missing: pip install -e '.[dev]'") from None
 
 from aes.corpus import load_sample
 from aes.metrics.text import text_scores

@@ -82,7 +82,8 @@ def choose_rows(args: argparse.Namespace) -> list[Row]:
     plain = Options(micro_batch=args.micro_batch, checkpointing="all" if is_full else "none")
     kinds = args.rows or (("best", "ladder", "singles") if is_full else ("ladder", "singles"))
     makers = {"ladder": ways.ladder, "singles": ways.singles, "best": ways.best}
-    rows = [row for kind in kinds for row in makers[kind](plain, without=args.without)]
+    without = [*args.without, *([] if args.device == "cpu" else [ways.HEAD_AS_ATTENTION])]
+    rows = [row for kind in kinds for row in makers[kind](plain, without=without)]
     return list(dict.fromkeys([Row("plain", plain), *rows]))
 
 

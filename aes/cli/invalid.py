@@ -55,7 +55,12 @@ def invalid_sentence(error: ValidationError, *, path: str, values: Mapping[str, 
     # A misspelt key is also a missing one; only the first is news.
     findings = sorted(error.errors(), key=lambda e: (e["type"] != _UNKNOWN, e["type"] != _MISSING))
     first, names = findings[0], {f["loc"][-1] for f in findings if f["type"] == _UNKNOWN}
-    rest = [f for f in findings[1:] if not names or f["type"] != _MISSING]
+    at_first = _location(first, values)  # where a union of types has a finding for each
+    rest = [
+        f
+        for f in findings[1:]
+        if (not names or f["type"] != _MISSING) and _location(f, values) != at_first
+    ]
     more = f" ({len(rest)} more to correct)" if rest else ""
     return f"{_sentence(first, findings, path=path, values=values)}{more}"
 
@@ -78,11 +83,18 @@ def _sentence(
     if kind in ("value_error", "assertion_error"):
         text = one_line(str(context["error"]))
         return text if key and text.startswith(f"{key}") else f"{key}: {text}".removeprefix(": ")
-    words = _WORDS.get(kind, finding["msg"][0].lower() + finding["msg"][1:]).format(**context)
+    here = [f for f in findings if _location(f, values) == _location(finding, values)]
+    words = " or ".join(dict.fromkeys(map(_words, here)))
     sentence = f"{key}: {words}, got {_shown(finding['input'])}"
     if kind in ("string_type", "path_type") and isinstance(finding["input"], int | float):
         return f"{sentence}; quote it twice, as in {key}=\"'...'\""
     return sentence
+
+
+def _words(finding: ErrorDetails) -> str:
+    """What the value must be."""
+    message = finding["msg"][0].lower() + finding["msg"][1:]
+    return _WORDS.get(finding["type"], message).format(**finding.get("ctx", {}))
 
 
 def _location(finding: ErrorDetails, values: Mapping[str, Any]) -> list[str]:

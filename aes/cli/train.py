@@ -148,6 +148,8 @@ def train(
             settings.logger, run_dir=run_dir, config=settings.resolved, run_id=resume.wandb_id
         )
     baselines = measure_baselines(settings, samples)
+    if settings.kernels.compile != "none":
+        console.print("compiling the layers: the first step takes up to some minutes longer")
     with _told_where(run_dir, console):
         fitted = fit(
             module,

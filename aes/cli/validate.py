@@ -122,7 +122,15 @@ def _check_vllm(settings: Settings, spec: VllmSpec) -> None:
             f"model.quantization={settings.model.quantization} is what transformers does with the "
             "weights, not vLLM; use engine=hf, or model.quantization=none"
         )
-    if not spec.urls:
+    # Here, so that nothing is read for a run that cannot ask anybody.
+    if spec.urls:
+        from aes.inference.vllm_addresses import require_addresses
+
+        require_addresses(spec.urls, allow_remote=spec.allow_remote)
+    else:
+        from aes.inference.vllm_offline import require_vllm
+
+        require_vllm()
         _check_machine(settings, otherwise=", with engine=hf")
 
 

@@ -48,7 +48,7 @@ class Journal:
         path.parent.mkdir(parents=True, exist_ok=True)
         if fresh:
             path.unlink(missing_ok=True)
-        if path.is_file():
+        if path.is_file() and (path.stat().st_size or find_parts(path)):
             _require_same(path, beside, settings)
             self._learn(_read(path))
             self._take_parts()

@@ -177,6 +177,21 @@ def _reply(asked: _Asked, output: Any) -> Reply:
     )
 
 
+def require_vllm() -> None:
+    """Check that vLLM is installed.
+
+    Raises:
+        ValueError: If not.
+    """
+    try:
+        import vllm  # noqa: F401
+    except ImportError as error:
+        raise ValueError(
+            "engine=vllm without engine.urls needs vLLM in this process, which is not installed: "
+            'pip install "aes[vllm]", or name servers with engine.urls=[http://HOST:8000/v1]'
+        ) from error
+
+
 def load_offline(
     folder: Path,
     adapter: Path | None,
@@ -200,14 +215,10 @@ def load_offline(
     Raises:
         ValueError: If vLLM is not installed, or does not take this adapter.
     """
-    try:
-        from vllm import LLM
-        from vllm.lora.request import LoRARequest
-    except ImportError as error:
-        raise ValueError(
-            "engine=vllm without engine.urls needs vLLM in this process, which is not installed: "
-            'pip install "aes[vllm]", or name servers with engine.urls=[http://HOST:8000/v1]'
-        ) from error
+    require_vllm()
+    from vllm import LLM
+    from vllm.lora.request import LoRARequest
+
     settings: dict[str, Any] = {
         "model": str(folder),
         "dtype": "bfloat16" if precision == "bf16" else "float32",

@@ -66,10 +66,13 @@ def _mlp_forward(module: Any, states: Tensor) -> Tensor:
     return out
 
 
+@functools.cache
 def _with_own_rotary(forward: FunctionType) -> FunctionType:
-    """The same forward, in whose eyes ``apply_rotary_pos_emb`` is ours.
+    """The same forward, in whose eyes ``apply_rotary_pos_emb`` is ours; one for all layers.
 
-    That name is one of transformers' module; replaced there, it would be so for every model.
+    That name is one of transformers' module; replaced there, it would be so for every model. What
+    is compiled of a code object is put among the names of the first function that has it: so this
+    one has a code object of its own.
     """
     theirs = forward.__globals__["apply_rotary_pos_emb"]
 
@@ -79,9 +82,8 @@ def _with_own_rotary(forward: FunctionType) -> FunctionType:
         return _apply(Rotary, query, cos, sin), _apply(Rotary, key, cos, sin)
 
     names = {**forward.__globals__, "apply_rotary_pos_emb": rotate}
-    own = FunctionType(
-        forward.__code__, names, forward.__name__, forward.__defaults__, forward.__closure__
-    )
+    code = forward.__code__.replace()
+    own = FunctionType(code, names, forward.__name__, forward.__defaults__, forward.__closure__)
     own.__kwdefaults__ = forward.__kwdefaults__
     return own
 

@@ -99,9 +99,7 @@ def _has_packed_product() -> bool:
     """Whether torch has the operations of ``Screen``, which are not public."""
     names = ("_reorder_linear_weight", "_linear_pointwise")
     is_available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return is_available and all(
-        hasattr(torch.ops.mkldnn, name) for name in names
-    )
+    return is_available and all(hasattr(torch.ops.mkldnn, name) for name in names)
 
 
 @dataclass

@@ -56,7 +56,7 @@ def require_quantizable(
     asked = f"model.quantization={spec.quantization}"
     if spec.text.num_experts:
         raise ValueError(
-            f"{asked}: bitsandbytes leaves fused experts as they are, and they are most of "
+            f"{asked}: bitsandbytes leaves fused experts as they are, so it is of no use to "
             f"model={model}; use a dense model such as model=qwen3_vl_8b, or "
             "model.quantization=none"
         )

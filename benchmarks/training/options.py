@@ -47,9 +47,13 @@ class Row:
         return {"name": self.name, "options": asdict(self.options)}
 
 
+HEAD_AS_ATTENTION = "head as attention"
+"""A CPU's way; a card has no kernel for it."""
+
 LADDER: tuple[tuple[str, dict[str, Any]], ...] = (
     ("vision without grad", {"vision": "no_grad"}),
     ("logits in chunks", {"logit_rows": 1024}),
+    (HEAD_AS_ATTENTION, {"logit_rows": 0}),
     ("grouped_mm", {"experts": "grouped_mm"}),
     ("of like length", {"batching": "sorted"}),
     ("packed", {"batching": "packed", "attention": "varlen"}),

@@ -172,6 +172,7 @@ def _snippets(text: str) -> Iterable[str]:
         "adapter=lora_experts",
         pytest.param("loss=ce", marks=pytest.mark.slow),
         pytest.param("decoding=greedy", marks=pytest.mark.slow),
+        pytest.param("kernels.compile=layers", marks=pytest.mark.slow),
     ],
 )
 def test_every_kind_of_run_trains(

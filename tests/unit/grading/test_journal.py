@@ -183,3 +183,13 @@ def test_parts_of_a_file_that_was_removed_do_not_come_back(tmp_path: Path, fresh
         path.unlink()
     assert not Journal(path, SETTINGS, fresh=fresh).marked
     assert not part.exists()
+
+
+def test_an_empty_file_holds_no_grades_of_other_settings(tmp_path: Path) -> None:
+    """As an evaluation leaves it that failed before its first grade."""
+    path = tmp_path / "predictions.jsonl"
+    Journal(path, SETTINGS | {"engine": "vllm"}, fresh=False)
+    path.touch()
+    assert not Journal(path, SETTINGS, fresh=False).marked
+    path.write_text("")
+    Journal(path, SETTINGS, fresh=False)
