@@ -14,6 +14,7 @@ _CHATTY = (
     "lightning.fabric.utilities.rank_zero",
     "peft",
     "datasets",
+    "bitsandbytes",
 )
 
 

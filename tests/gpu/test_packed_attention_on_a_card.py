@@ -10,7 +10,10 @@ from torch import Tensor
 
 from aes.kernels.attention import _attend_each, _attend_flash, _has_flash, packing_of
 
-pytestmark = pytest.mark.gpu
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
 
 LENGTHS = (1065, 7, 640, 1)
 

@@ -23,7 +23,10 @@ from aes.training.checkpoint.manifest import read_manifest
 from aes.training.checkpoint.resumable import checkpoint_folders, step_name
 
 ROOT = Path(__file__).parents[2]
-TIMES = ("tokens_per_s", "data_wait_share", "elapsed_s", "remaining_s", "peak_memory_gib")
+TIMES = (
+    *("tokens_per_s", "data_wait_share", "elapsed_s", "remaining_s", "peak_memory_gib"),
+    "vision_cache_hits",  # a resumed run has seen no page yet
+)
 ARGS = (
     *("trainer.max_steps=5", "data.copies=2", "trainer.log_every_n_steps=1", "logger=none"),
     *("callbacks.checkpoint.every_n_train_steps=1", "callbacks.checkpoint.keep_last=9"),

@@ -30,6 +30,7 @@ STEP_KEYS = {
     "elapsed_s",
     "remaining_s",
     "peak_memory_gib",
+    "vision_cache_hits",
 }
 FEW_SAMPLES = "data.copies=2"
 

@@ -17,7 +17,10 @@ from aes.training.checkpoint.resumable import checkpoint_folders, step_name
 from aes.training.fit import Fitted
 from aes.training.module import GraderModule
 
-TIMES = ("tokens_per_s", "data_wait_share", "elapsed_s", "remaining_s", "peak_memory_gib")
+TIMES = (
+    *("tokens_per_s", "data_wait_share", "elapsed_s", "remaining_s", "peak_memory_gib"),
+    "vision_cache_hits",  # a resumed run has seen no page yet
+)
 Training = Callable[..., tuple[GraderModule, Callable[..., Fitted]]]
 
 # Ten essays in steps of 4: three steps an epoch, the last one of a single micro-batch.
