@@ -118,7 +118,7 @@ def measure_ranks(num_ranks: int) -> dict[str, Any]:
 
 
 def _measure_essays(num_essays: int) -> dict[str, Any]:
-    from many_essays import measure_essays
+    from preparing.many_essays import measure_essays
 
     return measure_essays(num_essays)
 

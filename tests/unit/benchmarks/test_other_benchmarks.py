@@ -114,7 +114,7 @@ def test_startup_counts_each_second_to_one_stage(monkeypatch: pytest.MonkeyPatch
 
 
 def test_scaling_marks_what_was_carried_on(capsys: pytest.CaptureFixture[str]) -> None:
-    from many_essays import MOST_TOKENISED, carry_on, chain_texts
+    from preparing.many_essays import MOST_TOKENISED, carry_on, chain_texts
     from scaling import PAGES, print_tables
 
     texts = list(chain_texts(20, np.random.default_rng(0)))
