@@ -1,4 +1,4 @@
-"""The vocabulary every stage shares: Essay, Page, Example, Answer, Grade, Marked, Problem.
+"""The vocabulary every stage shares: Essay, Page, Example, Answer, Grade, Marked, Problem ...
 
 Frozen dataclasses and nothing else. This module knows no file format, no
 rubric and no model; everything downstream imports it, it imports nothing.
@@ -21,6 +21,23 @@ class PdfPage:
 
     path: Path
     number: int
+
+
+@dataclass(frozen=True)
+class TableImage:
+    """An encoded image in a row of a table on disk, as ``datasets`` keeps images.
+
+    Attributes:
+        path: Arrow file of the table.
+        row: Counts from 0.
+        column: Holds the image, or a list of images.
+        number: Place in that list; 0 for a column of single images.
+    """
+
+    path: Path
+    row: int
+    column: str
+    number: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,8 +150,11 @@ FREE = "*"
 NO_ANSWER = "no answer: "
 """What a Grade's ``parse_error`` begins with where no answer came."""
 
-Page = PageLayout | Path | PdfPage
-"""A page to draw, an image file to open, or a page of a PDF to open."""
+Picture = Path | PdfPage | TableImage
+"""What holds pixels already: an image file, a page of a PDF, an image in a table."""
+
+Page = PageLayout | Picture
+"""A page to draw, or a picture to open."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +177,8 @@ class Example:
             prescribes, or ``FREE`` for text of the writer's own. Empty where unknown.
         kind: ``grade``: the answer gives the rubric's scores; ``text``: it is free text.
         asks_feedback: Whether prompt and answer hold a comment.
+        choices: Texts of which the answer is one, as in classification; empty: any text.
+        learns_all_turns: Whether earlier turns of the assistant are learned like the answer.
         scores: Gold scores by trait; empty where unknown.
         source: Essay that this one was made from; its own id for an original.
         group: Essay group the example belongs to, e.g. the degradation that made it.
@@ -171,6 +193,8 @@ class Example:
     answer: tuple[tuple[str, str], ...] = ()
     kind: Literal["grade", "text"] = "grade"
     asks_feedback: bool = False
+    choices: tuple[str, ...] = ()
+    learns_all_turns: bool = False
     scores: Mapping[str, int] = field(default_factory=dict)
     source: str = ""
     group: str = ""
@@ -193,6 +217,8 @@ class Answer:
         text: The whole answer as text.
         distributions: Probability of each valid score (index 0 = the trait's minimum) by trait,
             as the model gives it after the scores that were written before. Empty for free text.
+        probabilities: Of each of the Example's ``choices``, by its text, among all of them; sums to
+            1. Empty where there was nothing to choose from.
         error: Why there is no answer, as from a server that could not be reached; empty if there
             is one.
     """
@@ -200,6 +226,7 @@ class Answer:
     id: str
     text: str
     distributions: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    probabilities: Mapping[str, float] = field(default_factory=dict)
     error: str = ""
 
 
@@ -257,6 +284,25 @@ class Grade:
     def is_missing(self) -> bool:
         """Whether no answer came at all, so that the model has said nothing about the essay."""
         return self.parse_error.startswith(NO_ANSWER)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answered:
+    """An Answer in text beside the one that was wanted: what metrics and reports are made from.
+
+    Attributes:
+        id: The sample's id.
+        source: Samples of one source are not independent; its own id where it stands alone.
+        gold: The answer that the model should have given.
+        text: What it gave.
+        probabilities: See ``Answer``.
+    """
+
+    id: str
+    source: str
+    gold: str
+    text: str
+    probabilities: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -208,3 +208,13 @@ class Rubric:
     def band_of(self, total: float) -> Band:
         """The band of a total; see ``band_index``."""
         return self.bands[self.band_index(total)]
+
+
+@dataclass(frozen=True, kw_only=True, config=_SCHEMA)
+class NoRubric:
+    """Stands for a rubric where answers are not scored."""
+
+    @property
+    def ranges(self) -> dict[str, tuple[int, int]]:
+        """No trait."""
+        return {}

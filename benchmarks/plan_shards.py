@@ -68,13 +68,13 @@ def held_mib() -> float:
 def watch(out: Path) -> None:
     """Train as this rank, and write what it held and received at each step."""
     from aes.cli.entry import train
-    from aes.training.module import GraderModule
+    from aes.training.module import TuningModule
 
     traffic, batch_mib, rows = Traffic(), [0.0], []
     start, step, report = (
-        GraderModule.on_train_epoch_start,
-        GraderModule.training_step,
-        GraderModule.step_report,
+        TuningModule.on_train_epoch_start,
+        TuningModule.training_step,
+        TuningModule.step_report,
     )
 
     def on_train_epoch_start(self: Any) -> None:
@@ -94,9 +94,9 @@ def watch(out: Path) -> None:
             out.write_text(json.dumps(rows), encoding="utf-8")
         return report(self, **options)
 
-    GraderModule.on_train_epoch_start = on_train_epoch_start  # type: ignore[method-assign]
-    GraderModule.training_step = training_step  # type: ignore[method-assign]
-    GraderModule.step_report = step_report  # type: ignore[method-assign]
+    TuningModule.on_train_epoch_start = on_train_epoch_start  # type: ignore[method-assign]
+    TuningModule.training_step = training_step  # type: ignore[method-assign]
+    TuningModule.step_report = step_report  # type: ignore[method-assign]
     train()
 
 

@@ -43,6 +43,7 @@ SPEC = PageSpec(
     line_spacing=1.1,
     margin_px=4,
     indent_chars=2,
+    image_kind="sheet",
     save_dir=None,
     scan=None,
 )

@@ -1,6 +1,6 @@
-"""How cost grows: with essays (the data side), with page tokens, and with ranks.
+"""How cost grows: with essays or instructions (the data side), with page tokens, and with ranks.
 
-    python benchmarks/scaling.py [--only essays pages ranks] [--most-essays 100000]
+    python benchmarks/scaling.py [--only essays instructions pages ranks] [--most-essays 100000]
 
 Essays are chains of characters after the embedded sample's, each character drawn from those that
 follow the one before it there: distinct texts that share stock phrases, as pupils' do. They are
@@ -10,7 +10,8 @@ process of its own. Where tokenising would take too long its seconds are carried
 and marked with a ~. Pages are timed with the 50 M nano by the options of speed that change what is
 computed (none fused or compiled), forward and backward. Both in seconds of the processors, which
 others on the machine do not lengthen; the clock's of the essays are in the JSON. Ranks are whole
-runs of train.py. One table, and a JSON beside it.
+runs of train.py. Instructions are alpaca records of such characters, read, checked and tokenised a
+shard at a time, and once more with a kill halfway. One table, and a JSON beside it.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from typing import Any
 
 REPOSITORY = Path(__file__).parents[1]
 ESSAY_COUNTS = (100, 1_000, 10_000, 100_000)
+INSTRUCTION_COUNTS = (1_000, 10_000, 100_000)
 PAGES = {256: (16, 16), 512: (32, 16), 1024: (32, 32), 2048: (64, 32)}
 """Rows and columns of tokens by their number."""
 _OTHER_TOKENS = 485
@@ -123,8 +125,15 @@ def _measure_essays(num_essays: int) -> dict[str, Any]:
     return measure_essays(num_essays)
 
 
+def _measure_instructions(num_samples: int) -> dict[str, Any]:
+    from preparing.many_samples import measure_samples
+
+    return measure_samples(num_samples)
+
+
 KINDS: dict[str, tuple[Callable[[int], dict[str, Any]], tuple[int, ...]]] = {
     "essays": (_measure_essays, ESSAY_COUNTS),
+    "instructions": (_measure_instructions, INSTRUCTION_COUNTS),
     "pages": (measure_page, tuple(PAGES)),
     "ranks": (measure_ranks, (1, 2)),
 }
@@ -187,6 +196,11 @@ def print_tables(results: dict[str, Any]) -> None:
             for s in row["stages"].values()
         ]
         print(f"{row['essays']:>9,}", *(cell.rjust(24) for cell in cells))
+    for row in results.get("instructions", ()):
+        cells = (f"{n} {s['s']:,.1f} s, {s['peak_gib']:.2f} GiB" for n, s in row["stages"].items())
+        print(f"{row['samples']:>9,} instructions: {'; '.join(cells)}")
+        if "killed" in row:
+            print(f"{'killed'.rjust(9)} {json.dumps(row['killed'])}")
     for row in results.get("pages", ()):
         print(
             f"page of {row['page_tokens']:>5,} tokens: tower {row['tower_s']:.3f} s, layers "

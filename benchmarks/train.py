@@ -15,7 +15,8 @@ that noise hits all alike, and ratios are medians over rounds. TFLOP/s count wha
 nothing computed again (``benchmarks/training/flops.py``); the peak is the fastest of some matrix
 products in the same run. The reference job is 113 steps, and 300 pages through the tower where
 features are kept; start-up is not in it. The file is written after each row or step: what was
-measured is there if a later row fails or the time is up.
+measured is there if a later row fails or the time is up. Of ``tiny``, a size to try this script
+with, no file is written unless ``--out`` names one.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import faulthandler
 import json
 import os
 import platform
+import signal
 import time
 import warnings
 from collections.abc import Sequence
@@ -91,6 +93,8 @@ def main() -> None:
     """Measure, print the table, write the JSON."""
     args = parse_arguments()
     started = time.perf_counter()
+    # Ctrl-C ends the process at once: what compiles layers may swallow an exception.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     # Rows differ in what they allocate, and a card that is nearly full has no room for gaps.
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     faulthandler.dump_traceback_later(args.max_seconds + _GRACE_S, exit=True)
@@ -113,22 +117,28 @@ def main() -> None:
     )
     meter = Meter(setting, args.clock)
     meter.time_pages(Trial(Options(), setting), args.repeats)
-    out = args.out or Path(f"benchmarks/results/train_{args.model}_{_name(device)}.json")
-    report = Report(out, describe(args, meter))
+    report = Report(args.out or default_out(args.model, device), describe(args, meter))
     measure = measure_in_turn if device.type == "cpu" else measure_one_by_one
     measure(meter, choose_rows(args), report, args.repeats, started + args.max_seconds)
     print_table(report)
+
+
+def default_out(model: str, device: torch.device) -> Path | None:
+    """Where results are kept; those of a trial are not."""
+    if model == "tiny":
+        return None
+    return Path(f"benchmarks/results/train_{model}_{_name(device)}.json")
 
 
 class Report:
     """What was measured, on disk after each row.
 
     Args:
-        path: The JSON.
+        path: The JSON; ``None``: none is written.
         content: What stands in it before any row.
     """
 
-    def __init__(self, path: Path, content: dict[str, Any]) -> None:
+    def __init__(self, path: Path | None, content: dict[str, Any]) -> None:
         self.path, self.content = path, content | {"rows": []}
 
     @property
@@ -140,6 +150,8 @@ class Report:
     def put(self, rows: list[dict[str, Any]]) -> None:
         """Write these rows in place of those before, at once or not at all."""
         self.content["rows"] = rows
+        if self.path is None:
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         aside = self.path.with_suffix(".part")
         aside.write_text(json.dumps(self.content, indent=2) + "\n", encoding="utf-8")
@@ -230,9 +242,10 @@ def print_table(report: Report) -> None:
         right = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=False)]
         print("  ".join([name.ljust(widths[0]), *right]))
     about = report.content
+    kept = f"written to {report.path}" if report.path else "not written, for want of --out"
     print(
         f"\n{about['model']} on {about['device']}, {about['precision']}, peak "
-        f"{about['peak_tflops']} TFLOP/s, {about['s_per_page']} s a page; written to {report.path}"
+        f"{about['peak_tflops']} TFLOP/s, {about['s_per_page']} s a page; {kept}"
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,7 @@ def builder(small_rubric: Rubric, prompt_spec: PromptSpec, nano_page: PageSpec) 
 def make_processor(nano_checkpoint: Path, nano_spec: ModelSpec) -> Callable[..., Processor]:
     """A processor for any ranges."""
 
-    def make(ranges: dict[str, tuple[int, int]]) -> Processor:
+    def make(ranges: Mapping[str, tuple[int, int]]) -> Processor:
         return Processor(
             nano_checkpoint,
             ranges=ranges,
@@ -121,6 +121,32 @@ def make_processor(nano_checkpoint: Path, nano_spec: ModelSpec) -> Callable[...,
 @pytest.fixture(scope="session")
 def processor(make_processor: Callable[..., Processor], small_rubric: Rubric) -> Processor:
     return make_processor(small_rubric.ranges)
+
+
+@pytest.fixture(scope="session")
+def nano_text_spec() -> ModelSpec:
+    """The nano that reads text alone."""
+    return ModelSpec(**_read_conf("model/nano_text"))
+
+
+@pytest.fixture(scope="session")
+def text_builder(small_rubric: Rubric, prompt_spec: PromptSpec) -> ExampleBuilder:
+    """Gives essays as text, for models that read text alone."""
+    sizes = dict.fromkeys(("width_px", "max_height_px", "min_pixels"))
+    page = PageSpec(**_read_conf("page/none", **sizes))
+    return ExampleBuilder(rubric=small_rubric, prompt=prompt_spec, page=page, seed=1)
+
+
+@pytest.fixture(scope="session")
+def text_processor(
+    nano_text_spec: ModelSpec, small_rubric: Rubric, session_cache: Path
+) -> Processor:
+    return Processor(
+        model_folder(nano_text_spec, session_cache),
+        ranges=small_rubric.ranges,
+        min_pixels=None,
+        max_pixels=None,
+    )
 
 
 @pytest.fixture(scope="session")
@@ -149,6 +175,7 @@ def make_lora() -> Callable[..., LoraSpec]:
             "dropout": 0.0,
             "targets": ("attention",),
             "modules_to_save": (),
+            "init_from": None,
         }
         return LoraSpec(**plain | changes)
 
@@ -174,12 +201,36 @@ def load_nano(nano_spec: ModelSpec, session_cache: Path) -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
+def load_nano_text(nano_text_spec: ModelSpec, session_cache: Path) -> Callable[..., Any]:
+    """As ``load_nano``, the nano that reads text alone."""
+
+    def load(adapter: AdapterSpec | None = None, *, spec: ModelSpec = nano_text_spec) -> Any:
+        return load_model(
+            spec,
+            adapter or NoAdapterSpec(),
+            cache=session_cache,
+            precision="fp32",
+            accelerator="cpu",
+            gradient_checkpointing="none",
+            seed=1,
+        )
+
+    return load
+
+
+@pytest.fixture(scope="session")
 def make_batch(builder: ExampleBuilder, processor: Processor) -> Callable[..., Any]:
-    """Training batch of essays, as the loader would make it."""
+    """Training batch of essays, as the loader would make it; with pages, unless told."""
     from aes.data.collate import Collator
     from aes.data.dataset import draw_patches
 
-    def make(essays: Sequence[Essay], *, is_packed: bool = False) -> Any:
+    def make(
+        essays: Sequence[Essay],
+        *,
+        is_packed: bool = False,
+        builder: ExampleBuilder = builder,
+        processor: Processor = processor,
+    ) -> Any:
         items: list[dict[str, Any]] = []
         for essay in essays:
             example = builder.build(essay)

@@ -10,23 +10,27 @@ from typing import TYPE_CHECKING, Any
 from aes.cli.layout import choose_attention, choose_batching, choose_kernels
 from aes.cli.samples import Samples, plan_features
 from aes.cli.settings import Settings
+from aes.corpus.instructions import InstructionData
 from aes.ranks import Ranks
+from aes.rubric import Rubric
 
 if TYPE_CHECKING:
     from aes.data.datamodule import EssayDataModule
+    from aes.data.prepare import Prepared
+    from aes.inference.engine import Engine
     from aes.model.vision_cache import VisionCache
     from aes.plan import Plan
-    from aes.training.module import GraderModule
+    from aes.training.module import TuningModule
+    from aes.training.validation import Validation
 
 
-def build_module(settings: Settings, samples: Samples, *, plan: Plan, ranks: Ranks) -> GraderModule:
+def build_module(settings: Settings, samples: Samples, *, plan: Plan, ranks: Ranks) -> TuningModule:
     """The model with its adapter, in an Engine, in a Grader, in the training module."""
-    from aes.grading import Grader
     from aes.inference import VllmSpec
     from aes.inference.engine import Engine
     from aes.kernels.logits import choose_rows
     from aes.model.loading import load_model
-    from aes.training.module import GraderModule
+    from aes.training.module import TuningModule
 
     hardware = settings.hardware
     assert not isinstance(settings.engine, VllmSpec), "it cannot train"
@@ -48,13 +52,13 @@ def build_module(settings: Settings, samples: Samples, *, plan: Plan, ranks: Ran
             ranks=ranks,
         ),
         processor=samples.processor,
-        renderer=samples.builder.renderer,
+        renderer=samples.renderer,
         decoding=settings.decoding,
         precision=hardware.precision,
         spec=settings.engine,
     )
-    return GraderModule(
-        grader=Grader(engine=engine, rubric=settings.rubric),
+    return TuningModule(
+        validation=build_validation(settings, engine, ranks),
         loss=settings.loss,
         optim=settings.optim,
         precision=hardware.precision,
@@ -62,6 +66,25 @@ def build_module(settings: Settings, samples: Samples, *, plan: Plan, ranks: Ran
         num_steps=plan.steps.total,
         logit_rows=choose_rows(settings.kernels.logit_rows, hardware.accelerator),
         vision_cache=build_vision_cache(settings, samples, engine.model, ranks),
+        ranks=ranks,
+        begins_as_base=getattr(settings.adapter, "init_from", None) is None,
+    )
+
+
+def build_validation(settings: Settings, engine: Engine, ranks: Ranks) -> Validation:
+    """Judges what is held out: grades of essays, texts and labels of other data."""
+    from aes.grading import Grader
+    from aes.kernels.logits import choose_rows
+    from aes.training.validation import GradingValidation, TextValidation
+
+    hardware = settings.hardware
+    if not isinstance(settings.data, InstructionData):
+        return GradingValidation(Grader(engine=engine, rubric=settings.essay_rubric), ranks=ranks)
+    return TextValidation(
+        engine,
+        labels=settings.data.labels,
+        precision=hardware.precision,
+        logit_rows=choose_rows(settings.kernels.logit_rows, hardware.accelerator),
         ranks=ranks,
     )
 
@@ -91,7 +114,7 @@ def build_vision_cache(
                 fused_ops=settings.kernels.fused_ops,
                 image_processor=samples.processor.image_processor,
             ),
-            renderer=samples.builder.renderer,
+            renderer=samples.renderer,
             max_bytes=kept.max_bytes,
             expected_bytes=kept.num_bytes,
             num_ranks=ranks.num_ranks,
@@ -112,7 +135,7 @@ def build_data(
     return EssayDataModule(
         train=samples.train,
         val=samples.val,
-        renderer=samples.builder.renderer,
+        renderer=samples.renderer,
         processor=samples.processor,
         global_batch_size=settings.global_batch_size,
         micro_batch_size=settings.hardware.micro_batch_size,
@@ -121,6 +144,7 @@ def build_data(
         decoding_batch_size=settings.decoding.batch_size,
         num_workers=settings.hardware.num_workers,
         seed=settings.seed,
+        validates_texts=settings.has_texts,
         rank=ranks.rank,
         num_ranks=ranks.num_ranks,
         reader=None if vision_cache is None else vision_cache.store.reader,
@@ -135,22 +159,30 @@ def keep_pages(settings: Settings, samples: Samples) -> None:
     for part in samples.parts.values():
         for example in part.examples():
             for number, page in enumerate(example.pages, start=1):
-                samples.builder.renderer.save(page, folder, f"{example.id}-{number}")
+                samples.renderer.save(page, folder, f"{example.id}-{number}")
 
 
 def measure_baselines(settings: Settings, samples: Samples) -> dict[str, float]:
     """Graders that read nothing, on the same essays; none for essays that came as images."""
     from aes.metrics.baseline import baseline_metrics
 
-    train, val = samples.train.examples(), samples.val.examples()
-    if not val or not all(example.num_chars for example in (*train, *val)):
+    if settings.has_texts or not len(samples.val.rows):
         return {}
-    total = settings.rubric.total
+    rubric = settings.essay_rubric
+    train_lengths, train_gold = _lengths_and_totals(samples.train, rubric)
+    lengths, gold = _lengths_and_totals(samples.val, rubric)
+    if not all((*train_lengths, *lengths)):
+        return {}
     return baseline_metrics(
-        train_lengths=[example.num_chars for example in train],
-        train_gold=[int(total(example.scores)) for example in train],
-        lengths=[example.num_chars for example in val],
-        gold=[int(total(example.scores)) for example in val],
-        minimum=settings.rubric.minimum_total,
-        maximum=settings.rubric.maximum_total,
+        train_lengths=train_lengths,
+        train_gold=train_gold,
+        lengths=lengths,
+        gold=gold,
+        minimum=rubric.minimum_total,
+        maximum=rubric.maximum_total,
     )
+
+
+def _lengths_and_totals(part: Prepared, rubric: Rubric) -> tuple[list[int], list[int]]:
+    pairs = [(e.num_chars, int(rubric.total(e.scores))) for e in part.examples()]
+    return [length for length, _ in pairs], [total for _, total in pairs]

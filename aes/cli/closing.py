@@ -39,12 +39,14 @@ def finish(
     grading = {
         "page": asdict(settings.page),
         "ranges": settings.rubric.ranges,
-        "asks_feedback": any(example.asks_feedback for example in samples.train.examples()),
+        "asks_feedback": not settings.has_texts
+        and any(example.asks_feedback for example in samples.train.examples()),
     }
     save_trained(model, run_dir, base=base, grading=grading, ranks=ranks)
     if not ranks.is_first:
         return
-    plot_training_loss(run_dir / "metrics.jsonl", run_dir / "training_loss.png")
+    if fitted.num_steps:
+        plot_training_loss(run_dir / "metrics.jsonl", run_dir / "training_loss.png")
     if fitted.num_skipped:
         console.print(
             f"{fitted.num_skipped} of {fitted.num_steps} steps were left out, since their loss or "
@@ -72,6 +74,13 @@ def _next_commands(settings: Settings, run_dir: Path) -> Sequence[str]:
             f"python evaluate.py run={run} baseline=true",
             "python train.py page=squared_paper seed=2",
             "python train.py check_only=true model=qwen3_vl_8b hardware=h800x1",
+        )
+    if settings.has_texts:
+        part = "test" if settings.data.test_fraction > 0 else "val"
+        held_out = part if settings.data.val_fraction > 0 or part == "test" else "train"
+        return (
+            f"python evaluate.py run={run} split={held_out} baseline=true",
+            f"python -m aes.export {run} --out DIR",
         )
     predict = f"python predict.py run={run} input=FOLDER output=grades.jsonl"
     if settings.data.test_fraction > 0:

@@ -5,7 +5,7 @@ Wiring, and what engines cannot be combined with.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from aes.inference import VllmSpec
 
@@ -23,15 +23,20 @@ def needs_weights(settings: Settings) -> bool:
     return not (isinstance(settings.engine, VllmSpec) and settings.engine.urls)
 
 
-def open_engine(run: TrainedRun, *, processor: Processor, renderer: PageRenderer) -> Engine:
+def open_engine(
+    run: TrainedRun, *, processor: Processor, renderer: PageRenderer, loaded: Any | None = None
+) -> Engine:
     """The run's model, ready to answer.
+
+    Args:
+        loaded: See ``aes.model.trained.load_trained``.
 
     Raises:
         ValueError: If the weights are not there or do not fit, or vLLM does not offer them.
     """
     settings = run.settings
     if not isinstance(settings.engine, VllmSpec):
-        return _load_here(run, processor, renderer)
+        return _load_here(run, processor, renderer, loaded)
     from aes.inference.vllm_engine import VllmEngine
 
     spec = settings.engine
@@ -46,7 +51,9 @@ def open_engine(run: TrainedRun, *, processor: Processor, renderer: PageRenderer
     return cast("Engine", engine)  # whoever grades asks both alike
 
 
-def _load_here(run: TrainedRun, processor: Processor, renderer: PageRenderer) -> Engine:
+def _load_here(
+    run: TrainedRun, processor: Processor, renderer: PageRenderer, loaded: Any | None
+) -> Engine:
     from aes.inference.engine import Engine
     from aes.model.trained import load_trained
 
@@ -59,6 +66,7 @@ def _load_here(run: TrainedRun, processor: Processor, renderer: PageRenderer) ->
         precision=settings.hardware.precision,
         accelerator=settings.hardware.accelerator,
         kernels=settings.kernels,
+        loaded=loaded,
     )
     return Engine(
         model=model,

@@ -32,7 +32,7 @@ from aes.ranks import leave_ranks
 if TYPE_CHECKING:
     from aes.cli.settings import Settings
 
-Command = Literal["train", "evaluate", "predict"]
+Command = Literal["train", "evaluate", "predict", "system_prompt"]
 Run = Callable[["Settings"], int]
 RunOnRun = Callable[[Source], int]
 
@@ -77,6 +77,18 @@ def _predict(source: Source) -> int:
     return run(bind_prediction(source))
 
 
+def export() -> NoReturn:
+    """``python -m aes.export``."""
+    prepare_environment()
+    sys.exit(_guarded(lambda: _export(sys.argv[1:])))
+
+
+def _export(arguments: Sequence[str]) -> int:
+    from aes.cli.export import run
+
+    return run(arguments)
+
+
 def main(command: Command, run: Run) -> NoReturn:
     """Composes, checks and runs what the command line asks for, and exits.
 
@@ -90,7 +102,7 @@ def main(command: Command, run: Run) -> NoReturn:
 
 
 def main_on_run(command: Command, run: RunOnRun) -> NoReturn:
-    """The same for a command that works on a finished run, which composes with what that run had.
+    """The same for a command that binds its command line itself, as those on a finished run do.
 
     Args:
         command: Names ``conf/<command>.yaml``.
@@ -230,13 +242,22 @@ def quote_value(override: str) -> str:
         return override
     except HydraException:
         key, _, value = override.partition("=")
-        escaped = value.replace("'", "\\'")
-        quoted = f"{key}='{escaped}'"
+        taken = _quote(value)
+        quoted = f"{key}={taken}"
         try:
             parser.parse_override(quoted)
         except HydraException:
             return override  # not the value's fault; the error will say what it is
-        return quoted if value and value[0] not in "[{'\"$" else override
+        return quoted if taken[0] == "[" or value[:1] not in ("", *"[{'\"$") else override
+
+
+def _quote(value: str) -> str:
+    """The value in quotes; of a list of plain words, such as labels, each word."""
+    words = value[1:-1]
+    if value[:1] == "[" and value[-1:] == "]" and words and not set(words) & set("[]{}'\"$\\"):
+        return f"[{','.join(_quote(word.strip()) for word in words.split(','))}]"
+    escaped = value.replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def _run_once(config: DictConfig, source: Source, run: Run) -> int:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def run(request: EvaluationRequest) -> int:
-    """Grade, measure and report.
+    """Grade, measure and report; a run that learned from instruction data answers instead.
 
     On several devices this process either starts the ranks or is one of them: all grade, and the
     first one does everything else.
@@ -38,12 +38,17 @@ def run(request: EvaluationRequest) -> int:
     Raises:
         ValueError: For every mistake of the user's.
     """
+    if request.runs[0].settings.has_texts:
+        from aes.cli.evaluate_text import run_text
+
+        return run_text(request)
     settings, ranks, folder = request.runs[0].settings, find_ranks(), _out(request)
     if must_launch(settings.hardware, ranks):
         return launch("evaluate", num_ranks=settings.hardware.num_ranks)
     ranks.connect(settings.hardware.accelerator)
     require_same_settings(ranks, settings)
-    paths = [run.path for run in (*request.runs, request.second) if run is not None]
+    everyone = (*request.runs, request.second, *request.compared)
+    paths = [run.path for run in everyone if run is not None]
     require_same(ranks, {"run": [str(path) for path in paths]}, "runs")
     if not ranks.is_first:
         follower = Follower(request, ranks)
@@ -71,8 +76,10 @@ def _grade(
     ]
     if len(parts) > 1:
         _require_folds(request.runs, parts)
-    if request.second is not None:
-        require_same_question(request.second, request.runs[0], parts[0], request.values.split)
+    others = {"second": [request.second] if request.second else [], "compare": request.compared}
+    for key, runs in others.items():
+        for other in runs:
+            require_same_question(other, request.runs[0], parts[0], request.values.split, key=key)
     graded = [
         grade_run(request, one, part, folder, team)
         for one, part in zip(request.runs, parts, strict=True)
@@ -91,7 +98,7 @@ def _report(
 
     evaluation = measure_runs(request, graded, extras, folder)
     report = _write(request, evaluation, graded, folder)
-    print_evaluation(console, evaluation, graded[0].run.settings.rubric, report)
+    print_evaluation(console, evaluation, graded[0].run.settings.essay_rubric, report)
 
 
 def _out(request: EvaluationRequest) -> Path:
@@ -140,7 +147,7 @@ def _write(
     from aes.report.evaluation_files import write_metrics, write_reference_files
 
     one = graded[0]
-    rubric = one.run.settings.rubric
+    rubric = one.run.settings.essay_rubric
     folder.mkdir(parents=True, exist_ok=True)
     write_metrics(evaluation, folder / "metrics.json", prefix=request.values.split)
     prompts = {

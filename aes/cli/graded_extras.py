@@ -1,4 +1,4 @@
-"""What an evaluation grades beside its essays: changed copies, and the same by a second run.
+"""What an evaluation grades beside its essays: changed copies, and the same by other runs.
 
 Wiring only.
 """
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from aes.cli.graded_run import GradedRun, grade
 from aes.cli.grading_task import GradingTeam, LazyGrader
-from aes.cli.requests import EvaluationRequest
+from aes.cli.requests import EvaluationRequest, TrainedRun
 from aes.cli.samples import Material, make_builder, make_processor, tokenise
 from aes.model.trained import trained_digest
 from aes.prompt.suite_spec import SuiteSpec
@@ -32,11 +32,13 @@ class Extras:
         of_suite: In step with the suite's variants.
         of_second: The same essays by the second run, in step with the first one's; ``None``: there
             is no second.
+        of_compared: The same by each run to compare with, in their order.
     """
 
     suite: Suite | None
     of_suite: list[Marked]
     of_second: list[Marked] | None
+    of_compared: list[list[Marked]]
 
 
 def grade_extras(
@@ -50,8 +52,17 @@ def grade_extras(
     """
     # Before a second model takes the place of the first.
     suite, of_suite = _grade_suite(request, graded[0], folder, team)
-    of_second = _grade_by_second(request, graded[0], folder, team)
-    return Extras(suite=suite, of_suite=of_suite, of_second=of_second)
+    found, lazy = [], graded[0].lazy
+    seconds = () if request.second is None else (request.second,)
+    for run in (*seconds, *request.compared):
+        marked, lazy = _grade_by(run, request, graded[0], lazy, folder, team)
+        found.append(marked)
+    return Extras(
+        suite=suite,
+        of_suite=of_suite,
+        of_second=found[0] if seconds else None,
+        of_compared=found[len(seconds) :],
+    )
 
 
 def _grade_suite(
@@ -78,21 +89,23 @@ def _grade_suite(
     return suite, marked
 
 
-def _grade_by_second(
-    request: EvaluationRequest, one: GradedRun, folder: Path, team: GradingTeam
-) -> list[Marked] | None:
-    second = request.second
-    if second is None:
-        return None
-    one.lazy.release()
+def _grade_by(
+    run: TrainedRun,
+    request: EvaluationRequest,
+    one: GradedRun,
+    before: LazyGrader,
+    folder: Path,
+    team: GradingTeam,
+) -> tuple[list[Marked], LazyGrader]:
+    """The first run's essays as another run grades them, and what graded them."""
     material = Material(
         one.part.material.reading,
-        make_builder(second.settings, feedback=second.asks_feedback),
-        make_processor(second.settings, weights=True),
+        make_builder(run.settings, feedback=run.asks_feedback),
+        make_processor(run.settings, weights=True),
     )
-    examples = tokenise(second.settings, material, one.part.essays, label="second").examples()
-    lazy = LazyGrader(second, material.builder, material.processor)
-    # A file for each second run, so that trying another one loses nothing.
-    path = folder / f"predictions_second_{trained_digest(second.path)}.jsonl"
+    examples = tokenise(run.settings, material, one.part.essays, label=run.name).examples()
+    lazy = LazyGrader(run, material.builder, material.processor, before=before)
+    # A file for each such run, so that trying another one loses nothing.
+    path = folder / f"predictions_second_{trained_digest(run.path)}.jsonl"
     marked, _ = grade(lazy, examples, path, request, team)
-    return marked
+    return marked, lazy

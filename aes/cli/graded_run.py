@@ -17,6 +17,7 @@ from aes.cli.requests import EvaluationRequest, TrainedRun, plain
 from aes.grading.journal import Journal
 from aes.inference import VllmSpec
 from aes.model.trained import trained_digest
+from aes.page import image_bytes
 from aes.records import Example, Marked, PageLayout, PdfPage
 
 
@@ -78,7 +79,7 @@ def grade(
     scores_only: bool = False,
 ) -> tuple[list[Marked], float]:
     """Grades of examples, those that ``path`` holds already not made again; and the wall time."""
-    settings = _what_grades_depend_on(lazy.run, examples, with_adapter=with_adapter)
+    settings = what_answers_depend_on(lazy.run, examples, with_adapter=with_adapter)
     journal = Journal(path, settings, fresh=request.values.fresh)
     task = GradingTask(
         run=lazy.run.path,
@@ -101,7 +102,7 @@ def _kept(run: TrainedRun, examples: Sequence[Example], path: Path) -> list[Mark
     """Grades without the adapter that an earlier evaluation left; none if any is missing."""
     if not path.is_file():
         return []
-    settings = _what_grades_depend_on(run, examples, with_adapter=False)
+    settings = what_answers_depend_on(run, examples, with_adapter=False)
     try:
         marked = Journal(path, settings, fresh=False).marked
     except ValueError:  # of other settings: not asked for, so no reason to stop
@@ -110,10 +111,10 @@ def _kept(run: TrainedRun, examples: Sequence[Example], path: Path) -> list[Mark
     return found if len(found) == len(examples) else []
 
 
-def _what_grades_depend_on(
+def what_answers_depend_on(
     run: TrainedRun, examples: Sequence[Example], *, with_adapter: bool
 ) -> dict[str, Any]:
-    """Settings that a journal's grades were made under, as plain values."""
+    """Settings that a journal's grades or answers were made under, as plain values."""
     settings = run.settings
     files = {
         page.path if isinstance(page, PdfPage) else page
@@ -122,7 +123,7 @@ def _what_grades_depend_on(
         if not isinstance(page, PageLayout)
     }
     # By content: the suite writes its changed images anew each time.
-    contents = sorted((str(f), hashlib.sha256(f.read_bytes()).hexdigest()) for f in files)
+    contents = sorted((str(f), hashlib.sha256(image_bytes(f)).hexdigest()) for f in files)
     asked = hashlib.sha256(repr((examples, contents)).encode()).hexdigest()[:12]
     decoding, page = plain(settings.decoding), plain(settings.page)
     del decoding["batch_size"], page["save_dir"]  # change no grade

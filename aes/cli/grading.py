@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -59,7 +59,7 @@ def read_part(run: TrainedRun, part: Part, console: Console) -> EssaysOfPart:
         settings, console, weights=needs_weights(settings), feedback=run.asks_feedback
     )
     if part == "all":
-        essays = settings.data.expand(material.reading.essays, seed=settings.seed)
+        essays = settings.corpus.expand(material.reading.essays, seed=settings.seed)
     else:
         essays = {"train": split.train, "val": split.val, "test": split.test}[part]
     if not essays:
@@ -116,20 +116,23 @@ def require_unseen(run_dir: Path, essays: Sequence[Essay]) -> None:
 
 
 def require_same_question(
-    second: TrainedRun, first: TrainedRun, part: EssaysOfPart, name: Part
+    other: TrainedRun, first: TrainedRun, part: EssaysOfPart, name: Part, *, key: str
 ) -> None:
-    """Checks that a second marker may mark the first one's essays.
+    """Checks that another run may mark the first one's essays.
+
+    Args:
+        key: That names it on the command line.
 
     Raises:
         ValueError: If it grades by another rubric, or was trained on them.
     """
-    if second.settings.rubric.ranges != first.settings.rubric.ranges:
+    if other.settings.rubric.ranges != first.settings.rubric.ranges:
         raise ValueError(
-            f"second={second.path} grades by another rubric than {first.path}; choose two runs of "
-            "one rubric"
+            f"{key}={other.path} grades by another rubric than {first.path}; choose runs of one "
+            "rubric"
         )
     if name in ("val", "test"):
-        require_unseen(second.path, part.essays)
+        require_unseen(other.path, part.essays)
 
 
 def _is_own_data(run: TrainedRun) -> bool:
@@ -150,17 +153,21 @@ def open_grader(
     builder: ExampleBuilder,
     processor: Processor,
     calibration: Calibration | None = None,
+    loaded: Any | None = None,
 ) -> Grader:
     """Loads the run's model into an Engine, into a Grader.
+
+    Args:
+        loaded: See ``aes.model.trained.load_trained``.
 
     Raises:
         ValueError: If the weights are not there or do not fit.
     """
     from aes.grading import Grader
 
-    engine = open_engine(run, processor=processor, renderer=builder.renderer)
+    engine = open_engine(run, processor=processor, renderer=builder.renderer, loaded=loaded)
     return Grader(
-        engine=engine, rubric=run.settings.rubric, builder=builder, calibration=calibration
+        engine=engine, rubric=run.settings.essay_rubric, builder=builder, calibration=calibration
     )
 
 

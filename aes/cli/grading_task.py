@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aes.cli.grading import open_grader, progress_label
 from aes.cli.requests import EvaluationRequest, TrainedRun
@@ -21,6 +21,7 @@ from aes.cli.samples import make_builder, make_processor
 from aes.cli.team import Team
 from aes.grading.journal import Kept, write_lines
 from aes.grading.shares import own_path, share_of
+from aes.model.trained import may_take_base
 from aes.ranks import Ranks
 from aes.records import Example, Marked, PageLayout
 
@@ -31,21 +32,51 @@ if TYPE_CHECKING:
 
 
 class LazyGrader:
-    """A run's Grader, loaded when the first essay is to be graded."""
+    """A run's Grader, loaded when the first essay is to be graded.
 
-    def __init__(self, run: TrainedRun, builder: ExampleBuilder, processor: Processor) -> None:
+    Args:
+        before: Another run's, which is done. Its base weights are taken over where they are the
+            same, and let go of where they are not.
+    """
+
+    def __init__(
+        self,
+        run: TrainedRun,
+        builder: ExampleBuilder,
+        processor: Processor,
+        *,
+        before: LazyGrader | None = None,
+    ) -> None:
         self.run = run
         self.builder = builder
         self.processor = processor
         self.preparation_s = 0.0
+        self._before = before
 
     @cached_property
     def grader(self) -> Grader:
         """The Grader; the first use takes the time of loading."""
         started = time.perf_counter()
-        grader = open_grader(self.run, builder=self.builder, processor=self.processor)
+        grader = open_grader(
+            self.run,
+            builder=self.builder,
+            processor=self.processor,
+            loaded=None if self._before is None else self._before.give_model(self.run),
+        )
+        self._before = None
         self.preparation_s = time.perf_counter() - started
         return grader
+
+    def give_model(self, run: TrainedRun) -> Any | None:
+        """The model, where ``run`` has the same base; either way this one lets go of it."""
+        grader: Grader | None = self.__dict__.pop("grader", None)
+        if self._before is not None:  # nothing was left for this one to grade
+            return self._before.give_model(run)
+        if grader is not None and _have_same_base(self.run, run):
+            return grader.engine.model
+        del grader
+        self.release()
+        return None
 
     def release(self) -> None:
         """Give the model's memory back, for the next one; a later use loads it again."""
@@ -55,6 +86,18 @@ class LazyGrader:
             import torch
 
             torch.cuda.empty_cache()
+
+
+def _have_same_base(first: TrainedRun, second: TrainedRun) -> bool:
+    """Whether two runs differ in their adapters alone, as far as loading goes."""
+    one, other = first.settings, second.settings
+    return (
+        one.model == other.model
+        and one.kernels == other.kernels
+        and one.hardware.precision == other.hardware.precision
+        and one.hardware.accelerator == other.hardware.accelerator
+        and may_take_base(first.path, second.path)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +130,7 @@ def grade_share(task: GradingTask, lazy: LazyGrader, ranks: Ranks) -> list[Kept]
         graded = mark(
             grader,
             own,
-            fold=lazy.run.settings.data.fold,
+            fold=lazy.run.settings.corpus.fold,
             scores_only=task.scores_only,
             progress=progress_label(ranks),
         )
@@ -99,18 +142,17 @@ class Follower:
 
     def __init__(self, request: EvaluationRequest, ranks: Ranks) -> None:
         second = () if request.second is None else (request.second,)
-        self.runs = {run.path: run for run in (*request.runs, *second)}
+        self.runs = {run.path: run for run in (*request.runs, *second, *request.compared)}
         self.ranks = ranks
         self._lazy: LazyGrader | None = None
 
     def grade(self, task: GradingTask) -> list[Kept]:
         """See ``grade_share``."""
         if self._lazy is None or self._lazy.run.path != task.run:
-            if self._lazy is not None:
-                self._lazy.release()
             run = self.runs[task.run]
             builder = make_builder(run.settings, feedback=run.asks_feedback)
-            self._lazy = LazyGrader(run, builder, make_processor(run.settings, weights=True))
+            processor = make_processor(run.settings, weights=True)
+            self._lazy = LazyGrader(run, builder, processor, before=self._lazy)
         return grade_share(task, self._lazy, self.ranks)
 
     def tidy(self, task: GradingTask) -> None:

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from aes.corpus.submissions import Submission, check_submission
 from aes.page import PageRenderer, PageSpec
-from aes.records import Essay, Example, PdfPage
+from aes.records import Essay, Example, Picture
 from aes.report.prediction_lines import LineWriter
 
 if TYPE_CHECKING:
@@ -30,9 +29,9 @@ class OpenedPages(PageRenderer):
 
     def __init__(self, spec: PageSpec) -> None:
         super().__init__(spec)
-        self._opened: dict[Path | PdfPage, Image.Image] = {}
+        self._opened: dict[Picture, Image.Image] = {}
 
-    def open(self, source: Path | PdfPage) -> Image.Image:
+    def open(self, source: Picture) -> Image.Image:
         """As ``PageRenderer.open``, but the same image each time: not to be changed."""
         if source not in self._opened:
             self._opened[source] = super().open(source)

@@ -21,7 +21,13 @@ from aes.prompt.suite_spec import SuiteSpec
 from aes.records import Essay
 
 if TYPE_CHECKING:
-    from aes.metrics.results import Agreement, DoubleMarking, Evaluation, Robustness
+    from aes.metrics.results import (
+        Agreement,
+        ComparedRun,
+        DoubleMarking,
+        Evaluation,
+        Robustness,
+    )
 
 
 def measure_runs(
@@ -38,7 +44,7 @@ def measure_runs(
     from aes.metrics.results import Evaluation
 
     settings = graded[0].run.settings
-    rubric = settings.rubric
+    rubric = settings.essay_rubric
     marked = [one for run in graded for one in run.marked]
     options: dict[str, Any] = {
         "rubric": rubric,
@@ -58,6 +64,7 @@ def measure_runs(
         baselines=_baselines(graded, options),
         text=_text(graded),
         double=_double(request, graded[0], extras, options),
+        compared=_compared(request, graded[0], extras, options),
         robustness=_robustness(request, extras, options),
         threshold=options["threshold"],
         is_sample=isinstance(settings.data, SampleCorpus),
@@ -65,7 +72,7 @@ def measure_runs(
 
 
 def _threshold(request: EvaluationRequest) -> float:
-    rubric = request.runs[0].settings.rubric
+    rubric = request.runs[0].settings.essay_rubric
     given = request.values.arbitration_threshold
     return (rubric.maximum_total - rubric.minimum_total) / 10 if given is None else given
 
@@ -137,6 +144,20 @@ def _double(
     return double_marking(one.marked, extras.of_second, names=names, **options)
 
 
+def _compared(
+    request: EvaluationRequest, one: GradedRun, extras: Extras, options: Mapping[str, Any]
+) -> dict[str, ComparedRun]:
+    """Other runs on the same essays, by names that tell them apart."""
+    from aes.metrics.comparison import compare_runs
+
+    names = Counter([one.run.name, *(run.name for run in request.compared)])
+    found = {}
+    for run, marked in zip(request.compared, extras.of_compared, strict=True):
+        name = run.name if names[run.name] == 1 else f"{run.name} {trained_digest(run.path)}"
+        found[name] = compare_runs(one.marked, marked, **options)
+    return found
+
+
 def _robustness(
     request: EvaluationRequest, extras: Extras, options: Mapping[str, Any]
 ) -> Robustness | None:
@@ -176,7 +197,7 @@ def _facts(request: EvaluationRequest, graded: Sequence[GradedRun]) -> dict[str,
         "model": settings.model.path or settings.choices["model"],
         "adapter": ", ".join(trained_digest(run.run.path) for run in graded),
         "data": settings.choices["data"],
-        "rubric": settings.rubric.title,
+        "rubric": settings.essay_rubric.title,
         "page": settings.choices["page"],
         "decoding": settings.decoding.score,
         "precision": settings.hardware.precision,
@@ -194,7 +215,7 @@ def _facts(request: EvaluationRequest, graded: Sequence[GradedRun]) -> dict[str,
     seen = sum(run.part.num_seen for run in graded)
     if seen:
         facts["note"] = f"{seen} source essays were trained on: the numbers flatter the model"
-    folds = Counter(run.run.settings.data.fold for run in graded)
+    folds = Counter(run.run.settings.corpus.fold for run in graded)
     if len(graded) > 1 and None not in folds:
-        facts["folds"] = f"{len(folds)} of {settings.data.num_folds}"
+        facts["folds"] = f"{len(folds)} of {settings.corpus.num_folds}"
     return facts

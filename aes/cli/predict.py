@@ -51,6 +51,8 @@ _ERRORS_SHOWN = 5
 def run(request: PredictionRequest) -> int:
     """Grade what was handed in, or answer a question about it.
 
+    A run that learned from instruction data answers either way.
+
     On several devices this process either starts the ranks or is one of them: all grade, and the
     first one does everything else. A question is answered by one alone.
 
@@ -61,6 +63,10 @@ def run(request: PredictionRequest) -> int:
         ValueError: For every mistake of the user's that concerns all essays.
     """
     hardware, ranks = request.run.settings.hardware, find_ranks()
+    if request.run.settings.has_texts:
+        from aes.cli.text_predict import predict_text
+
+        return predict_text(request)
     if request.values.question is not None:
         if ranks.is_first:
             _ask(request)
@@ -92,7 +98,8 @@ def _calibration(request: PredictionRequest) -> Calibration | None:
         )
     path = one.path / CALIBRATION_FILE if spec.path is None else spec.path.expanduser()
     digest = trained_digest(one.path)
-    calibration = load_calibration(path, one.settings.rubric, spec.method, adapter_digest=digest)
+    rubric = one.settings.essay_rubric
+    calibration = load_calibration(path, rubric, spec.method, adapter_digest=digest)
     if not calibration.curves:
         reason = next(iter(calibration.unchanged.values()), "there is no map in it")
         raise ValueError(
@@ -190,7 +197,7 @@ def _write_workbook(request: PredictionRequest, output: Path) -> None:
     """All grades that are kept, in the order of the lines."""
     from aes.report.workbook import write_workbook
 
-    labels = {name: trait.label for name, trait in request.run.settings.rubric.traits.items()}
+    labels = {name: trait.label for name, trait in request.run.settings.essay_rubric.traits.items()}
     write_workbook(read_predictions(journal_path(output)), output, labels=labels)
 
 

@@ -5,6 +5,7 @@ Binds values to classes; reads no data and no weights.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -68,6 +69,7 @@ class EvaluateValues:
         split: Which of the run's parts; ``all``: the whole data, not split.
         baseline: Grade without the adapter too.
         second: Another run as a second marker.
+        compare: Further runs, or folders of them, each graded on the same essays.
         num_resamples: Of the bootstrap; 0: no intervals.
         arbitration_threshold: In points of the total; ``None``: a tenth of its range.
         out: Folder for the results; ``None``: in the run.
@@ -78,6 +80,7 @@ class EvaluateValues:
     split: Part
     baseline: bool
     second: Path | None
+    compare: tuple[Path, ...]
     num_resamples: Annotated[int, Field(ge=0, le=100_000)]
     arbitration_threshold: Annotated[float, Field(ge=0)] | None
     out: Path | None
@@ -90,6 +93,7 @@ class EvaluationRequest:
 
     runs: tuple[TrainedRun, ...]
     second: TrainedRun | None
+    compared: tuple[TrainedRun, ...]
     values: EvaluateValues
     suite: SuiteSpec | NoSuiteSpec
 
@@ -143,8 +147,13 @@ def bind_evaluation(source: Source) -> EvaluationRequest:
         raise ValueError(f"suite._target_: {type(suite).__name__} does not belong there")
     if values.out is not None and values.out == Path():
         raise ValueError("out: must name a folder, got nothing")
-    if len(saved) > 1 and (values.second is not None or isinstance(suite, SuiteSpec)):
-        key = "second" if values.second is not None else "suite"
+    is_set = {
+        "second": values.second is not None,
+        "compare": bool(values.compare),
+        "suite": isinstance(suite, SuiteSpec),
+    }
+    if len(saved) > 1 and any(is_set.values()):
+        key = next(key for key, value in is_set.items() if value)
         raise ValueError(f"{key}= is about one run, but run= names {len(saved)}; choose one")
     other = (*own, "suite")
     runs = tuple(_bind_run(*pair, source, other) for pair in zip(saved, composed, strict=True))
@@ -154,16 +163,37 @@ def bind_evaluation(source: Source) -> EvaluationRequest:
                 f"{one.path} has no adapter to leave off, since every weight was trained; leave "
                 "baseline=true out"
             )
+    if any(one.settings.has_texts for one in runs):
+        _refuse_for_texts(
+            runs[0],
+            {
+                "second": values.second is not None,
+                "suite": isinstance(suite, SuiteSpec),
+                "arbitration_threshold": values.arbitration_threshold is not None,
+            },
+        )
+        if len(runs) > 1:
+            raise ValueError(
+                "runs that learned from instruction data are evaluated one by one, but run= names "
+                f"{len(runs)}; choose one"
+            )
     second = None
     if values.second is not None:
         run = read_run(values.second.expanduser())
         second = _bind_run(run, _compose(source, run), source, other)
-    if (second or len(runs) > 1) and isinstance(runs[0].settings.engine, VllmSpec):
+    compared = tuple(
+        _bind_run(one, _compose(source, one), source, other)
+        for one in map(read_run, find_runs(values.compare))
+    )
+    _require_different(runs, compared)
+    if (second or compared or len(runs) > 1) and isinstance(runs[0].settings.engine, VllmSpec):
         raise ValueError(
             "engine=vllm has one run's adapter at a time, so it cannot answer for several runs; "
             "evaluate them one by one, or use engine=hf"
         )
-    return EvaluationRequest(runs=runs, second=second, values=values, suite=suite)
+    return EvaluationRequest(
+        runs=runs, second=second, compared=compared, values=values, suite=suite
+    )
 
 
 def bind_prediction(source: Source) -> PredictionRequest:
@@ -184,17 +214,45 @@ def bind_prediction(source: Source) -> PredictionRequest:
         raise ValueError(
             f"calibration._target_: {type(calibration).__name__} does not belong there"
         )
-    if (values.output is None) == (values.question is None):
+    run = _bind_run(saved, composed, source, (*own, "calibration"))
+    if run.settings.has_texts:
+        is_set = {
+            "calibration": calibration.method != "none",
+            "feedback": values.feedback is not None,
+        }
+        _refuse_for_texts(run, is_set)
+        if values.output is None and values.question is None:
+            raise ValueError(
+                "give output=FILE.jsonl to answer what input= holds, or question=... to ask of it"
+            )
+    elif (values.output is None) == (values.question is None):
         raise ValueError(
             "give either output=FILE.jsonl (or .xlsx) to grade, or question=... to ask about a page"
         )
-    run = _bind_run(saved, composed, source, (*own, "calibration"))
     if calibration.method != "none" and run.changed:
         raise ValueError(
             f"calibration={calibration.method} was fitted to grades as the run makes them, which "
             f"{run.changed[0]} changes; leave one of them out"
         )
     return PredictionRequest(run=run, values=values, calibration=calibration)
+
+
+def _require_different(runs: Sequence[TrainedRun], compared: Sequence[TrainedRun]) -> None:
+    """A run compared with itself, or named twice, would say nothing."""
+    paths = [run.path.resolve() for run in (*runs, *compared)]
+    for path in paths:
+        if paths.count(path) > 1:
+            raise ValueError(f"compare= names {path} more than once; leave one of them out")
+
+
+def _refuse_for_texts(run: TrainedRun, is_set: dict[str, bool]) -> None:
+    """What is about scores would do nothing with a run whose answers are texts."""
+    for key, value in is_set.items():
+        if value:
+            raise ValueError(
+                f"{key}= is about scores of essays, but {run.path} learned from instruction data; "
+                "leave it out"
+            )
 
 
 def _paths(source: Source, key: str) -> list[Path]:

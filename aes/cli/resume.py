@@ -23,12 +23,14 @@ from aes.training.checkpoint.resumable import CHECKPOINTS_FOLDER
 if TYPE_CHECKING:
     from aes.cli.samples import Samples
     from aes.cli.settings import Settings
+    from aes.model import AdapterSpec
 
 NEVER, AUTO = "never", "auto"
 
 _NO_INFLUENCE = (
     *("run_dir", "resume", "check_only", "sweep", "paths", "logger"),
-    *("data.root", "model.path"),  # what lies there counts, by its digest
+    # What lies there counts, by its digest.
+    *("data.root", "data.path", "data.info", "model.path", "adapter.init_from"),
     *("hardware.num_workers", "hardware.memory_gib", "hardware.peak_tflops"),
     *("hardware.memory_bandwidth_tb_s", "hardware.link_gb_s", "hardware.node_link_gb_s"),
     "hardware.price_per_hour",
@@ -111,7 +113,16 @@ def describe_run(settings: Settings, samples: Samples) -> dict[str, Any]:
         **_deciding(settings.resolved),
         **{f"samples of {part}": samples_digest(samples.parts[part]) for part in ("train", "val")},
         "weights of the model": weights_digest(model_folder(settings.model, settings.cache)),
+        **_beginning(settings.adapter),
     }
+
+
+def _beginning(adapter: AdapterSpec) -> dict[str, str]:
+    """A digest of the adapter that training began with, if there was one."""
+    from aes.training.checkpoint.identity import weights_digest
+
+    folder = getattr(adapter, "init_from", None)
+    return {} if folder is None else {"weights of adapter.init_from": weights_digest(folder)}
 
 
 def require_same_run(plan: ResumePlan, described: Mapping[str, Any]) -> None:

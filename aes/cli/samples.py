@@ -5,7 +5,6 @@ Wiring only; nothing is written to disk but the cache.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -18,13 +17,16 @@ from rich.console import Console
 from aes.cli.layout import choose_batching, choose_kernels
 from aes.cli.settings import Settings
 from aes.corpus import Reading, Split
+from aes.corpus.instructions import InstructionData
 from aes.files import write_atomically
 from aes.report.check_table import print_check
 
 if TYPE_CHECKING:
     from aes.data.prepare import Prepared
     from aes.data.processor import Processor
+    from aes.data.stream import Streamed
     from aes.model.vision_cache import KeptFeatures
+    from aes.page import PageRenderer
     from aes.plan import Plan
     from aes.prompt.build import ExampleBuilder
     from aes.records import Essay
@@ -36,10 +38,10 @@ SPLIT_FILE = "split.json"
 
 @dataclass(frozen=True)
 class Samples:
-    """The tokenised splits, and what is needed to make more of their kind."""
+    """The tokenised splits, and what draws and reads their pages."""
 
     reading: Reading
-    builder: ExampleBuilder
+    renderer: PageRenderer
     processor: Processor
     train: Prepared
     val: Prepared
@@ -68,6 +70,8 @@ def prepare_samples(settings: Settings, console: Console) -> Samples:
     Raises:
         ValueError: If the data stops the run, or leaves nothing to train on.
     """
+    if isinstance(settings.data, InstructionData):
+        return _prepare_texts(settings, settings.data, console)
     material, split = read_and_split(settings, console, weights=not settings.check_only)
     parts = {
         label: tokenise(settings, material, essays, label=label)
@@ -75,11 +79,51 @@ def prepare_samples(settings: Settings, console: Console) -> Samples:
     }
     return Samples(
         material.reading,
-        material.builder,
+        material.builder.renderer,
         material.processor,
         **parts,
         num_left_out=split.num_left_out,
     )
+
+
+def _prepare_texts(settings: Settings, data: InstructionData, console: Console) -> Samples:
+    """Samples whose answers are texts: they are tokenised as they are read, and then split."""
+    streamed, renderer, processor = read_texts(
+        settings, data, console, weights=not settings.check_only
+    )
+    parts = streamed.split(seed=settings.seed)
+    return Samples(
+        streamed.reading,
+        renderer,
+        processor,
+        train=parts.train,
+        val=parts.val,
+        test=parts.test,
+        num_left_out=parts.num_left_out,
+    )
+
+
+def read_texts(
+    settings: Settings, data: InstructionData, console: Console, *, weights: bool
+) -> tuple[Streamed, PageRenderer, Processor]:
+    """Read, check and tokenise instruction data; with what draws and reads its images.
+
+    Args:
+        weights: See ``read_and_split``.
+
+    Raises:
+        ValueError: If the data stops the run.
+    """
+    from aes.data.stream import prepare_stream
+    from aes.page import PageRenderer
+
+    renderer = PageRenderer(settings.page)
+    processor = make_processor(settings, weights=weights)
+    streamed = prepare_stream(
+        data, processor=processor, renderer=renderer, cache=settings.cache, label="preparing"
+    )
+    _show_check(console, streamed.reading, has_run=not settings.check_only, what="samples")
+    return streamed, renderer, processor
 
 
 def read_and_split(
@@ -95,13 +139,13 @@ def read_and_split(
         ValueError: If the data stops the run, or leaves nothing to train on.
     """
     builder = make_builder(settings, feedback=feedback)
-    reading = settings.data.read(
+    reading = settings.corpus.read(
         find_undrawable=builder.renderer.missing_characters,
         open_page=builder.renderer.open,
-        ranges=settings.rubric.ranges,
+        ranges=settings.essay_rubric.ranges,
     )
     try:
-        split = settings.data.split(reading.essays, seed=settings.seed)
+        split = settings.corpus.split(reading.essays, seed=settings.seed)
     except ValueError:
         _show_check(console, reading, has_run=False)
         raise
@@ -114,7 +158,7 @@ def make_builder(settings: Settings, *, feedback: bool | None = None) -> Example
     from aes.prompt.build import ExampleBuilder
 
     return ExampleBuilder(
-        rubric=settings.rubric,
+        rubric=settings.essay_rubric,
         prompt=settings.prompt,
         page=settings.page,
         seed=settings.seed,
@@ -160,7 +204,7 @@ def tokenise(
     )
 
 
-def _show_check(console: Console, reading: Reading, *, has_run: bool) -> None:
+def _show_check(console: Console, reading: Reading, *, has_run: bool, what: str = "essays") -> None:
     """Print what is wrong with the data; all of it where no run will hold the full list.
 
     Raises:
@@ -168,7 +212,7 @@ def _show_check(console: Console, reading: Reading, *, has_run: bool) -> None:
     """
     has_run = has_run and not reading.stops_run
     full_list = f"{CHECK_FILE} in the run lists all" if has_run else None
-    print_check(console, reading.problems, reading.counts, full_list=full_list)
+    print_check(console, reading.problems, reading.counts, full_list=full_list, what=what)
     if reading.stops_run:
         raise ValueError(
             f"the data has {len(reading.problems)} problems, listed above; mend them, or set "
@@ -206,6 +250,7 @@ def make_run_plan(settings: Settings, samples: Samples) -> Plan:
         overlong={id_: samples.train.overlong[id_] for id_ in samples.train.dropped},
         glyph_px=(min(glyphs), max(glyphs)) if glyphs else None,
         max_tokens=settings.data.max_tokens,
+        unit="records" if settings.has_texts else "essays",
     )
     trainer, checkpoint = settings.trainer, settings.checkpoint
     on_cpu = settings.hardware.accelerator == "cpu"
@@ -226,6 +271,7 @@ def make_run_plan(settings: Settings, samples: Samples) -> Plan:
                 every_n_train_steps=checkpoint.every_n_train_steps,
                 save_each_epoch=checkpoint.save_each_epoch,
                 warmup_ratio=settings.optim.warmup_ratio,
+                course=settings.optim.schedule,
             ),
             ranges=settings.rubric.ranges,
             global_batch_size=settings.global_batch_size,
@@ -263,21 +309,14 @@ def plan_features(settings: Settings, samples: Samples, model: Any) -> KeptFeatu
 
 
 def describe_samples(samples: Samples) -> dict[str, str]:
-    """A digest of each part: ids, lengths and order of its samples."""
-    return {
-        name: hashlib.sha256(
-            repr([(e.id, e.source, e.answer) for e in part.examples()]).encode()
-            + repr(list(part.column("num_tokens"))).encode()
-        ).hexdigest()
-        for name, part in samples.parts.items()
-    }
+    """A digest of each part: its samples in their order."""
+    from aes.training.checkpoint.identity import samples_digest
+
+    return {name: samples_digest(part) for name, part in samples.parts.items()}
 
 
 def write_split(run_dir: Path, samples: Samples) -> None:
     """Keeps which source essays stand in which part."""
-    sources = {
-        name: sorted({example.source for example in part.examples()})
-        for name, part in samples.parts.items()
-    }
+    sources = {name: sorted(set(part.column("source"))) for name, part in samples.parts.items()}
     content = json.dumps(sources, indent=1, ensure_ascii=False).encode()
     write_atomically(run_dir / SPLIT_FILE, content)

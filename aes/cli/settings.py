@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
@@ -23,13 +23,15 @@ from aes.cli.hydra_errors import no_such_key
 from aes.cli.invalid import invalid_sentence, unknown_key
 from aes.cli.source import dotted_keys
 from aes.corpus import Corpus
+from aes.corpus.base import DataSpec
+from aes.corpus.instructions import InstructionData
 from aes.data import BatchingSpec
 from aes.hardware import HardwareSpec, StrategySpec
 from aes.inference import DecodingSpec, EngineSpec
 from aes.model import AdapterSpec, KernelSpec, ModelSpec, VisionCacheSpec
 from aes.page import PageSpec
 from aes.prompt import PromptSpec
-from aes.rubric import Rubric
+from aes.rubric import NoRubric, Rubric
 from aes.training import (
     CheckpointSpec,
     LoggerSpec,
@@ -64,9 +66,9 @@ class Settings:
 
     model: ModelSpec
     adapter: AdapterSpec
-    data: Corpus
+    data: DataSpec
     page: PageSpec
-    rubric: Rubric
+    rubric: Rubric | NoRubric
     prompt: PromptSpec
     loss: LossSpec
     decoding: DecodingSpec
@@ -90,6 +92,23 @@ class Settings:
     cache: Path
     resolved: dict[str, Any]
     choices: dict[str, str]
+
+    @property
+    def has_texts(self) -> bool:
+        """Whether answers are texts or labels, and nothing is scored."""
+        return isinstance(self.data, InstructionData)
+
+    @property
+    def corpus(self) -> Corpus:
+        """The data of a run that grades essays."""
+        assert isinstance(self.data, Corpus), "refused where essays are needed"
+        return self.data
+
+    @property
+    def essay_rubric(self) -> Rubric:
+        """What a run that grades essays grades by."""
+        assert isinstance(self.rubric, Rubric), "refused where essays are needed"
+        return self.rubric
 
 
 @schema(frozen=True, kw_only=True, config=_SCHEMA)
@@ -152,6 +171,7 @@ def bind_settings(composed: Composed, *, other_keys: Collection[str] = ()) -> Se
     for name, group in groups.items():
         if not isinstance(group, hints[name]):
             raise ValueError(f"{name}._target_: {type(group).__name__} does not belong there")
+    groups["data"] = _with_own_prompt(groups["data"], values)
     if run.run_dir == Path():
         raise ValueError("run_dir: must name a folder of its own, got nothing")
     if run.run_dir is not None and composed.output_dir_is_fixed:
@@ -171,6 +191,15 @@ def bind_settings(composed: Composed, *, other_keys: Collection[str] = ()) -> Se
         resolved=values,
         choices=composed.choices,
     )
+
+
+def _with_own_prompt(data: DataSpec, values: dict[str, Any]) -> DataSpec:
+    """The data with the text of ``system_file``, which a run keeps: the file may change."""
+    if not isinstance(data, InstructionData) or data.system_file is None:
+        return data
+    text = data.system_prompt()
+    values["data"] = values["data"] | {"system": text, "system_file": None}
+    return replace(data, system=text, system_file=None)
 
 
 def _check_keys(composed: Composed, other_keys: Collection[str]) -> None:

@@ -24,6 +24,7 @@ from aes.cli.source import CONFIG_DIR, Source
 from aes.cli.sweep_child import STOP_S, run_child
 from aes.cli.sweep_folder import Record, SweepFolder, digest
 from aes.cli.sweep_summary import read_metrics, summarise
+from aes.cli.texts import find_monitor
 
 _TRAIN = CONFIG_DIR.parent / "train.py"
 _NO_PART_OF_THE_RESULT = ("check_only", "logger", "paths", "resume", "run_dir")
@@ -64,7 +65,7 @@ class RunTrial:
             varied=_varied(overrides, self.folder.varied),
             settings=settings,
             state="running",
-            monitor=str(values["callbacks"]["checkpoint"]["monitor"]),
+            monitor=find_monitor(values),
             seconds=earlier.seconds if earlier and earlier.settings == settings else 0.0,
         )
         with closing(self._lock(record.name)) as lock:

@@ -37,6 +37,7 @@ from aes.cli.samples import (
     write_split,
 )
 from aes.cli.settings import Settings
+from aes.cli.texts import choose_checkpoint
 from aes.corpus import write_check
 from aes.files import write_atomically
 from aes.ranks import Ranks, find_ranks
@@ -155,7 +156,7 @@ def train(
             module,
             data,
             trainer=settings.trainer,
-            checkpoint=settings.checkpoint,
+            checkpoint=choose_checkpoint(settings),
             sample_table=settings.sample_table,
             hardware=settings.hardware,
             strategy=settings.strategy,
@@ -168,7 +169,9 @@ def train(
         )
     close_logger(logger)
     if module.vision_cache is not None:
-        console.print(Text(module.vision_cache.close()), soft_wrap=True)
+        whose = "" if ranks.num_ranks == 1 else " of the first rank"
+        closing = f"vision cache{whose}: {module.vision_cache.close()}"
+        console.print(Text(closing), soft_wrap=True)
     finish(settings, module.model, samples, fitted, baselines, run_dir, ranks, console)
 
 

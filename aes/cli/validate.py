@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aes.cli.layout import check_batching, choose_kernels
+from aes.cli.texts import AUTO_MONITOR, check_texts, measured_in_validation
 from aes.hardware import accumulation_steps
 from aes.inference import VllmSpec
 from aes.model import LoraSpec
@@ -38,6 +39,7 @@ def check_combination(settings: Settings) -> None:
             f"engine={settings.choices['engine']} answers for evaluate.py and predict.py alone, "
             "since validation needs the weights that are being trained; leave it out"
         )
+    check_texts(settings)
     _check_strategy(settings)
     _check_adapter(settings)
     _check_quantization(settings)
@@ -139,19 +141,26 @@ def _ranges(ranges: Mapping[str, tuple[int, int]]) -> str:
 
 
 def _check_monitor(settings: Settings) -> None:
-    """What decides the best checkpoint must be measured, and higher must be better."""
-    measured = [f"val/qwk/{name}" for name in ("total", *settings.rubric.traits)]
-    measured += ["val/pearson/total", "val/spearman/total"]
-    monitor = settings.checkpoint.monitor
-    if monitor not in measured:
-        raise ValueError(
-            f"callbacks.checkpoint.monitor: must be one of {', '.join(measured)}, got {monitor}"
-        )
+    """What decides the best checkpoint must be measured."""
+    measured, monitor = measured_in_validation(settings), settings.checkpoint.monitor
+    if monitor not in (AUTO_MONITOR, *measured):
+        choices = ", ".join((AUTO_MONITOR, *measured))
+        raise ValueError(f"callbacks.checkpoint.monitor: must be one of {choices}, got {monitor}")
 
 
 def _check_adapter(settings: Settings) -> None:
     adapter = settings.adapter
-    if not isinstance(adapter, LoraSpec) or "experts" not in adapter.targets:
+    if not isinstance(adapter, LoraSpec):
+        if settings.trainer.max_steps == 0:
+            raise ValueError("trainer.max_steps=0 would train nothing; raise it, or leave it out")
+        return
+    if "vision" in adapter.targets and settings.model.reads_text_alone:
+        raise ValueError(
+            f"adapter.targets names vision, but model={settings.choices['model']} reads text alone "
+            "and has no tower; use adapter.targets=[attention]"
+        )
+    _check_beginning(settings, adapter)
+    if "experts" not in adapter.targets:
         return
     if settings.model.text.num_experts == 0:
         raise ValueError(
@@ -161,6 +170,19 @@ def _check_adapter(settings: Settings) -> None:
     if adapter.dropout > 0:
         raise ValueError(
             f"adapter.dropout: must be 0 with experts among adapter.targets, got {adapter.dropout}"
+        )
+
+
+def _check_beginning(settings: Settings, adapter: LoraSpec) -> None:
+    """What training begins with must be what the settings ask for."""
+    if adapter.init_from is not None:
+        from aes.model.adapter_file import read_adapter  # imports torch
+
+        read_adapter(adapter.init_from.expanduser()).require_agreement(adapter)
+    elif settings.trainer.max_steps == 0:
+        raise ValueError(
+            "trainer.max_steps=0 would train nothing; it is there to make a run of an adapter from "
+            "elsewhere, so add adapter.init_from=DIR, or raise it"
         )
 
 

@@ -25,34 +25,43 @@ SCHEMA = ConfigDict(extra="forbid", strict=False)
 
 
 @dataclass(frozen=True, kw_only=True, config=SCHEMA)
-class Corpus(ABC):
-    """A collection of scored essays.
+class DataSpec(ABC):
+    """What every kind of data is told.
 
     Attributes:
-        on_problem: What becomes of an essay with a problem; see ``aes.corpus.problems``.
+        on_problem: What becomes of an essay or sample with a problem; see ``aes.corpus.problems``.
         on_overlong: What becomes of a sample that is longer than ``max_tokens``.
         max_tokens: Most tokens of a sample, prompt, pages and answer together.
         max_samples: Most samples of the training part; a seeded choice where there are more.
-        min_chars: An essay with fewer characters, white space not counted, is a problem.
-        max_chars: An essay with more characters is a problem.
-        val_fraction: Share of the source essays that validate.
-        test_fraction: Share of the source essays that test; without effect where ``fold`` is set.
-        split_seed: Chooses among essays of like score; the run's seed, unless two runs of
-            different seeds shall hold out the same essays.
-        fold: Of ``num_folds`` cross-validation folds, counted from 0, the one that tests;
-            ``None``: no cross-validation.
-        num_folds: ``None`` where ``fold`` is.
+        val_fraction: Share that validates, of what is not related.
+        test_fraction: Share that tests, alike.
+        split_seed: Chooses what is held out; the run's seed, unless two runs of different seeds
+            shall hold out the same.
     """
 
     on_problem: OnProblem
     on_overlong: Literal["error", "drop", "shrink"]
     max_tokens: Annotated[int, Field(ge=64)]
     max_samples: Annotated[int, Field(ge=1)]
-    min_chars: Annotated[int, Field(ge=0)]
-    max_chars: Annotated[int, Field(ge=1)]
     val_fraction: Annotated[float, Field(ge=0, lt=1)]
     test_fraction: Annotated[float, Field(ge=0, lt=1)]
     split_seed: Annotated[int, Field(ge=0)]
+
+
+@dataclass(frozen=True, kw_only=True, config=SCHEMA)
+class Corpus(DataSpec):
+    """A collection of scored essays; held out are source essays.
+
+    Attributes:
+        min_chars: An essay with fewer characters, white space not counted, is a problem.
+        max_chars: An essay with more characters is a problem.
+        fold: Of ``num_folds`` cross-validation folds, counted from 0, the one that tests, and
+            ``test_fraction`` is without effect; ``None``: no cross-validation.
+        num_folds: ``None`` where ``fold`` is.
+    """
+
+    min_chars: Annotated[int, Field(ge=0)]
+    max_chars: Annotated[int, Field(ge=1)]
     fold: Annotated[int, Field(ge=0)] | None
     num_folds: Annotated[int, Field(ge=2)] | None
 

@@ -11,11 +11,14 @@ Fate       ``error``         ``drop``                 ``keep``
 unusable   the run stops     dropped                  dropped, impossible to keep
 doubtful   the run stops     dropped                  kept
 mended     the run stops     kept, harm undone        kept, harm undone
+noted      kept              kept                     kept
 ========== ================= ======================== =====================
 
 "Mended" is what costs nothing to put right: a stray control or private-use character is removed
 (in AES-Dataset three essays carry them behind their paragraphs; dropping those would lose good
 data), a row that stands twice counts once, near-duplicates are put on one side of every split.
+"Noted" is what does no harm and yet should be known, as a setting of another tool's that is not
+used here.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ from aes.files import write_atomically
 from aes.records import Action, Essay, Problem
 
 OnProblem = Literal["error", "drop", "keep"]
-Fate = Literal["unusable", "doubtful", "mended"]
+Fate = Literal["unusable", "doubtful", "mended", "noted"]
 
 PROBLEMS: dict[str, tuple[Fate, str]] = {
     "undecodable_row": ("unusable", "Save the list of scores in GB18030 and retype this row."),
@@ -65,9 +68,37 @@ PROBLEMS: dict[str, tuple[Fate, str]] = {
     ),
     "duplicate": ("doubtful", "Delete one of the copies."),
     "conflicting_scores": ("doubtful", "Find out which score is right and delete the other copy."),
+    "conflicting_labels": (
+        "doubtful",
+        "Find out which label is right and delete the samples with another.",
+    ),
+    "several_answers": ("mended", "Nothing, if all answers are right; they stay on one side."),
     "near_duplicate": ("mended", "Delete one of the two if they are versions of one essay."),
+    "broken_json": ("unusable", "Mend the line, or delete it."),
+    "malformed_sample": ("unusable", "Write the sample as the format has it, or delete it."),
+    "other_format": ("unusable", "Keep samples of one format in a file, and choose data for it."),
+    "roles_out_of_turn": ("unusable", "Let user and assistant take turns, the user first."),
+    "tool_turns": ("unusable", "Delete the sample: calls of tools are not trained here."),
+    "unsupported_media": ("unusable", "Delete the sample: only images go with text here."),
+    "special_token": ("unusable", "Remove the token, which belongs to the chat template."),
+    "no_answer": ("unusable", "Add the answer, or delete the sample."),
+    "empty_answer": ("unusable", "Add the answer, or delete the sample."),
+    "empty_question": ("doubtful", "Add the question, or delete the sample."),
+    "unknown_label": ("unusable", "Correct the answer, or add it to data.labels."),
+    "markers_and_images": ("unusable", "Write one <image> in a question for each image."),
+    "missing_image": ("unusable", "Add the image, or correct its path or data.root."),
+    "image_outside_root": (
+        "unusable",
+        "Put the image below data.root, or set data.root to a folder that holds it.",
+    ),
+    "unreadable_image": ("unusable", "Save the image anew as PNG or JPEG."),
+    "repeated_id": ("mended", "Give each sample an id of its own."),
+    "unused_setting": ("noted", "Nothing need be done; delete it if you like."),
+    "not_chosen": ("noted", "Take num_samples out of the registry to read all."),
 }
-"""What can be wrong: its code, what it means for the essay, and its cure."""
+"""What can be wrong: its code, what it means for the essay or sample, and its cure."""
+
+_HARMLESS: frozenset[Fate] = frozenset({"mended", "noted"})
 
 
 @dataclass(frozen=True)
@@ -91,6 +122,17 @@ class Reading:
         return any(problem.action == "error" for problem in self.problems)
 
 
+def act(fate: Fate, on_problem: OnProblem) -> Action:
+    """What becomes of an essay or sample with a problem."""
+    if fate == "noted":
+        return "kept"
+    if on_problem == "error":
+        return "error"
+    if fate == "mended" or (fate == "doubtful" and on_problem == "keep"):
+        return "kept"
+    return "dropped"
+
+
 class Ledger:
     """Takes down problems and what they mean for each essay.
 
@@ -108,7 +150,7 @@ class Ledger:
         fate, cure = PROBLEMS[code]
         if id:
             self._fates.setdefault(id, set()).add(fate)
-        action = self._act(fate)
+        action = act(fate, self._on_problem)
         self.problems.append(
             Problem(
                 code=code, id=id, file=file, line=line, message=message, cure=cure, action=action
@@ -117,7 +159,12 @@ class Ledger:
 
     def is_sound(self, id: str) -> bool:
         """Whether nothing speaks against the essay so far, whatever the policy makes of it."""
-        return self._fates.get(id, set()) <= {"mended"}
+        return self._fates.get(id, set()) <= _HARMLESS
+
+    def keeps(self, id: str) -> bool:
+        """Whether the policy leaves an essay or sample in; under ``error`` as under ``drop``."""
+        spared = _HARMLESS | {"doubtful"} if self._on_problem == "keep" else _HARMLESS
+        return self._fates.get(id, set()) <= spared
 
     def close(self, essays: Iterable[Essay]) -> Reading:
         """Applies the policy: the essays that stay, with the list of problems.
@@ -125,19 +172,17 @@ class Ledger:
         Under ``error`` the essays are those that ``drop`` would leave.
         """
         given = list(essays)
-        spared: set[Fate] = {"mended", "doubtful"} if self._on_problem == "keep" else {"mended"}
-        kept = tuple(e for e in given if self._fates.get(e.id, set()) <= spared)
+        kept = tuple(e for e in given if self.keeps(e.id))
         num_read = len({e.id for e in given} | set(self._fates))
-        counts = {"read": num_read, "kept": len(kept), "dropped": num_read - len(kept)}
+        return self.close_counted(kept, num_read=num_read, num_kept=len(kept))
+
+    def close_counted(
+        self, kept: tuple[Essay, ...] = (), *, num_read: int, num_kept: int
+    ) -> Reading:
+        """The list of problems with counts; of samples, which are kept elsewhere, these alone."""
+        counts = {"read": num_read, "kept": num_kept, "dropped": num_read - num_kept}
         codes = Counter(problem.code for problem in self.problems)
         return Reading(kept, tuple(self.problems), counts | dict(sorted(codes.items())))
-
-    def _act(self, fate: Fate) -> Action:
-        if self._on_problem == "error":
-            return "error"
-        if fate == "mended" or (fate == "doubtful" and self._on_problem == "keep"):
-            return "kept"
-        return "dropped"
 
 
 def write_check(reading: Reading, path: Path) -> None:

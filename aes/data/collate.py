@@ -175,6 +175,9 @@ def _targets(encoded: Encoded, *, counts: bool) -> tuple[Tensor, Tensor]:
     steps = torch.full_like(labels, FREE_STEP)
     if not counts:
         return torch.full_like(labels, IGNORED), steps
-    labels[: encoded.num_prompt] = IGNORED
+    is_learned = torch.arange(len(labels)) >= encoded.num_prompt
+    for start, end in encoded.turns:
+        is_learned[start:end] = True
+    labels[~is_learned] = IGNORED
     steps[encoded.num_prompt :] = torch.tensor(encoded.steps)
     return labels, steps

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from aes.data.collate import Collator
 from aes.data.dataset import PageDataset
+from aes.data.dealing import Deal, Dealt, TextBatch, TextRows
 from aes.data.feature_store import FeatureReader
 from aes.data.prepare import Prepared
 from aes.data.processor import Processor
@@ -22,26 +22,6 @@ from aes.data.sampler import Pick, StepSampler
 from aes.data.spec import BatchingSpec
 from aes.page import PageRenderer
 from aes.records import Example
-
-
-@dataclass(frozen=True, slots=True)
-class Dealt:
-    """One rank's Example.
-
-    Attributes:
-        counts: Whether it is this rank's own, and not a copy that only keeps ranks in step.
-    """
-
-    example: Example
-    counts: bool
-
-
-def deal(examples: Sequence[Example], *, rank: int, num_ranks: int) -> list[Dealt]:
-    """A rank's share, as many on every rank, whatever the number of examples."""
-    num = -(-len(examples) // num_ranks)
-    own = [Dealt(example, True) for example in examples[rank::num_ranks]]
-    return own + [Dealt(example, False) for example in examples[: num - len(own)]]
-
 
 _END = object()
 _ON_HOST = ("sequence_lengths", "num_tokens")
@@ -112,7 +92,8 @@ class EssayDataModule(LightningDataModule):
         global_batch_size: Examples per optimiser step.
         micro_batch_size: Most examples per forward pass.
         batching: How steps are made up, cut and laid out; the layout is decided.
-        decoding_batch_size: Examples graded together in validation.
+        decoding_batch_size: Examples answered together in validation.
+        validates_texts: Whether validation takes the loss of answers, which are texts.
         num_workers: Loader processes.
         pins_memory: Whether batches wait in memory from which a GPU can fetch them by itself.
         seed: Decides the order of the samples.
@@ -133,6 +114,7 @@ class EssayDataModule(LightningDataModule):
         decoding_batch_size: int,
         num_workers: int,
         seed: int,
+        validates_texts: bool = False,
         pins_memory: bool = False,
         rank: int = 0,
         num_ranks: int = 1,
@@ -145,7 +127,9 @@ class EssayDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.reader = reader
         self.dataset = PageDataset(train, renderer=renderer, processor=processor, reader=reader)
+        self.val = val
         self.val_examples: Sequence[Example] = val.examples()
+        self.validates_texts, self.micro_batch_size = validates_texts, micro_batch_size
         self.sampler = StepSampler(
             lengths=train.column("num_tokens"),
             num_supervised=train.column("num_supervised"),
@@ -192,17 +176,41 @@ class EssayDataModule(LightningDataModule):
         return self._train_loader
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """Lists of dealt Examples; the Engine makes tensors of them itself."""
+        """Lists of dealt Examples, of which the Engine makes tensors itself; or ``TextBatch``es."""
+        if self.validates_texts:
+            return self._text_loader()
         return ResumableLoader(
-            deal(self.val_examples, rank=self.rank, num_ranks=self.num_ranks),
+            Deal(self.val_examples, rank=self.rank, num_ranks=self.num_ranks),
             batch_size=self.decoding_batch_size,
             collate_fn=list,
         )
+
+    def _text_loader(self) -> DataLoader[Any]:
+        items = PageDataset(
+            self.val, renderer=self.dataset.renderer, processor=self.dataset.processor
+        )
+        return ResumableLoader(
+            TextRows(items, self.val, rank=self.rank, num_ranks=self.num_ranks),
+            batch_size=self.decoding_batch_size,
+            collate_fn=self._collate_texts,
+            num_workers=self.num_workers,
+        )
+
+    def _collate_texts(self, drawn: Sequence[tuple[dict[str, Any], Dealt]]) -> TextBatch:
+        items, size = [item for item, _ in drawn], self.micro_batch_size
+        cut = [items[at : at + size] for at in range(0, len(items), size)]
+        return TextBatch([dealt for _, dealt in drawn], [self.collator(part) for part in cut])
 
     def transfer_batch_to_device(
         self, batch: Any, device: torch.device, dataloader_idx: int
     ) -> Any:
         """Move tensors; Examples stay as they are, for the Engine makes its own tensors."""
+        if isinstance(batch, TextBatch):
+            moved = [
+                self.transfer_batch_to_device(part, device, dataloader_idx)
+                for part in batch.micro_batches
+            ]
+            return TextBatch(batch.dealt, moved)
         if not isinstance(batch, dict):  # or there is none
             return batch
         kept = {name: batch[name] for name in _ON_HOST if name in batch}

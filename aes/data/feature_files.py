@@ -21,10 +21,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from aes.data.feature_store import SamplePages
+from aes.data.feature_store import SamplePages, describe_room
 from aes.files import prune, size_bytes, touch, write_atomically
 from aes.kernels.vision import PATCHES_PER_TOKEN, PageFeatures
-from aes.page import PageRenderer
+from aes.page import PageRenderer, image_bytes
 from aes.page.font import font_path
 from aes.records import Page, PageLayout, PdfPage
 
@@ -55,10 +55,14 @@ class DiskReader:
         """See ``FeatureReader``."""
         key = page_key(pages, drawing=self._drawing)
         path = self.path(key)
-        features = read_features(path, num_patches=sum(h * w for h, w in grids))
-        if features is not None:
-            touch(path)
-        return SamplePages(row, tuple(grids), key, features is None, features)
+        try:
+            features = read_features(path, num_patches=sum(h * w for h, w in grids))
+        except FileNotFoundError:
+            return SamplePages(row, tuple(grids), key, True, None)
+        if features is None:
+            return SamplePages(row, tuple(grids), key, True, None, is_damaged=True)
+        touch(path)
+        return SamplePages(row, tuple(grids), key, False, features)
 
     def path(self, key: str) -> Path:
         """File of a sample's features."""
@@ -96,7 +100,9 @@ class DiskStore:
         self._room_bytes = max(0, max_bytes - size_bytes(folder)) // num_ranks
         self._most_of_others = room_bytes
         self._has_made_room = False
-        self._num_written = self._num_bytes = 0
+        self._num_written = self._num_mended = self._num_bytes = 0
+        self._without_room: set[str] = set()
+        self._failure = ""
         self._writer: ThreadPoolExecutor | None = None
         self._places = threading.Semaphore(MAX_WAITING)
 
@@ -109,6 +115,7 @@ class DiskStore:
         if self._num_bytes + features.num_bytes > self._room_bytes:
             self._make_room()
         if self._num_bytes + features.num_bytes > self._room_bytes:
+            self._without_room.add(sample.key)
             return
         if not self._places.acquire(blocking=False):
             return
@@ -120,15 +127,18 @@ class DiskStore:
             copied.record()
         if self._writer is None:  # not before the loader's processes are forked off
             self._writer = ThreadPoolExecutor(max_workers=1)
-        self._writer.submit(self._write, self.reader.path(sample.key), tensors, copied)
+        self._writer.submit(self._write, sample, tensors, copied)
 
     def describe(self) -> str:
         """See ``FeatureStore``."""
         gib = size_bytes(self._folder) / 2**30
-        return (
-            f"features of {self._num_written} samples written to {self._folder}, which holds "
-            f"{gib:.2f} GiB"
-        )
+        written = f"features of {self._num_written} samples written to {self._folder}"
+        room = describe_room(len(self._without_room))
+        if self._failure:
+            room = f", and no more could be written ({self._failure})"
+        were = "file was" if self._num_mended == 1 else "files were"
+        mended = f"; {self._num_mended} damaged {were} made again" if self._num_mended else ""
+        return f"{written}, which holds {gib:.2f} GiB for later runs{room}{mended}"
 
     def close(self) -> None:
         """See ``FeatureStore``."""
@@ -147,15 +157,17 @@ class DiskStore:
         self._room_bytes += max(0, before - size_bytes(self._folder))
 
     def _write(
-        self, path: Path, tensors: Sequence[Tensor], copied: torch.cuda.Event | None
+        self, sample: SamplePages, tensors: Sequence[Tensor], copied: torch.cuda.Event | None
     ) -> None:
         try:
             if copied is not None:
                 copied.synchronize()
-            write_features(path, tensors)
+            write_features(self.reader.path(sample.key), tensors)
             self._num_written += 1
-        except OSError:  # a full disk costs time, not the run
+            self._num_mended += sample.is_damaged
+        except OSError as error:  # a full disk costs time, not the run
             self._room_bytes = 0
+            self._failure = error.strerror or str(error)
         finally:
             self._places.release()
 
@@ -172,16 +184,21 @@ def write_features(path: Path, tensors: Sequence[Tensor]) -> None:
 
 
 def read_features(path: Path, *, num_patches: int) -> PageFeatures | None:
-    """One sample's features; ``None`` where there are none, or others than were written.
+    """One sample's features; ``None`` where the file holds others than were written.
 
     Args:
         num_patches: Of its pages, which features have to fit.
+
+    Raises:
+        FileNotFoundError: If there are none.
     """
     try:
         with safe_open(path, framework="pt") as file:
             names = sorted(file.keys(), key=int)
             tensors = [file.get_tensor(name) for name in names]
             digest = (file.metadata() or {}).get("sha256")
+    except FileNotFoundError:
+        raise
     except (OSError, SafetensorError, ValueError, RuntimeError):
         return None
     lengths = {len(tensor) for tensor in tensors if tensor.ndim == 2}
@@ -213,7 +230,7 @@ def page_key(pages: Sequence[Page], *, drawing: str) -> str:
         elif isinstance(page, PdfPage):
             digest.update(page.path.read_bytes() + f" page {page.number}".encode())
         else:
-            digest.update(page.read_bytes())
+            digest.update(image_bytes(page))
     return digest.hexdigest()
 
 
@@ -222,8 +239,8 @@ def drawing_digest(renderer: PageRenderer) -> str:
     spec = renderer.spec
     facts: dict[str, Any] = {
         "scan": repr(spec.scan),
-        "min_pixels": spec.min_pixels,
-        "max_pixels": spec.width_px * spec.max_height_px,
+        "areas_px": spec.areas_px,
+        "image_kind": spec.image_kind,
         **{name: version(name) for name in _DRAWING_PACKAGES},
     }
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())

@@ -29,6 +29,7 @@ class SamplePages(NamedTuple):
         key: Names what decides the pages' pixels; empty where the store does not ask.
         is_drawn: Their patches are in the batch.
         features: Of all its pages, where the process read them.
+        is_damaged: What was kept of them cannot be used.
     """
 
     row: int
@@ -36,6 +37,7 @@ class SamplePages(NamedTuple):
     key: str
     is_drawn: bool
     features: PageFeatures | None
+    is_damaged: bool = False
 
 
 class FeatureReader(Protocol):
@@ -111,6 +113,7 @@ class MemoryStore:
         self._kept: dict[int, PageFeatures] = {}
         self._max_bytes = max_bytes
         self._num_bytes = 0
+        self._without_room: set[int] = set()
         self._pinned = _PinnedMemory()
 
     def find(self, sample: SamplePages) -> PageFeatures | None:
@@ -122,6 +125,7 @@ class MemoryStore:
         if sample.row in self._kept:
             return
         if self._num_bytes + features.num_bytes > self._max_bytes:
+            self._without_room.add(sample.row)
             return
         self._num_bytes += features.num_bytes
         pooled, *deepstack = (self._pinned.hold(tensor) for tensor in features.tensors)
@@ -131,10 +135,18 @@ class MemoryStore:
     def describe(self) -> str:
         """See ``FeatureStore``."""
         gib = self._num_bytes / 2**30
-        return f"features of {len(self._kept)} samples in host memory, {gib:.2f} GiB"
+        kept = f"features of {len(self._kept)} samples in host memory, {gib:.2f} GiB"
+        return kept + describe_room(len(self._without_room))
 
     def close(self) -> None:
         """Nothing is under way."""
+
+
+def describe_room(num_without: int) -> str:
+    """What to add where so many samples were not kept for want of room."""
+    if not num_without:
+        return ""
+    return f", and no room for those of {num_without} (vision_cache.max_gib)"
 
 
 class _PinnedMemory:

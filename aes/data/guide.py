@@ -51,7 +51,7 @@ class ScoreGuide:
 
     Args:
         tokenizer: Gives the ids of digits and of what follows a score.
-        ranges: Lowest and highest score by trait.
+        ranges: Lowest and highest score by trait; none where answers are not scored.
 
     Attributes:
         table: Allowed token ids by step, int64 ``[steps, most]``, filled up with -1.
@@ -65,7 +65,7 @@ class ScoreGuide:
         self.ranges = dict(ranges)
         self._steps: dict[tuple[str, bool, str], Step] = {}
         self.digits = {d: _only_token(tokenizer, d) for d in "0123456789"}
-        for feedback in (False, True):
+        for feedback in (False, True) if self.ranges else ():
             schema = AnswerSchema(ranges=self.ranges, feedback=feedback)
             leads = [*(lead for _, lead in schema.leads()[1:]), schema.opening_of_feedback()]
             for (name, (low, high)), after in zip(self.ranges.items(), leads, strict=True):
@@ -107,14 +107,15 @@ class ScoreGuide:
 
     def _build_table(self) -> Tensor:
         rows = [step.allowed for step in self._steps.values()]
-        table = torch.full((len(rows), max(map(len, rows))), -1, dtype=torch.int64)
+        most = max(map(len, rows), default=0)
+        table = torch.full((len(rows), most), -1, dtype=torch.int64)
         for i, row in enumerate(rows):
             table[i, : len(row)] = torch.tensor(row)
         return table
 
     def _build_paths(self) -> Tensor:
-        num_scores = max(high - low for low, high in self.ranges.values()) + 1
-        num_choices = max(len(str(high)) for _, high in self.ranges.values()) + 1
+        num_scores = max((high - low for low, high in self.ranges.values()), default=-1) + 1
+        num_choices = max((len(str(high)) for _, high in self.ranges.values()), default=-1) + 1
         paths = torch.full((len(self.ranges), num_scores, num_choices), -1, dtype=torch.int64)
         for trait, (name, (low, high)) in enumerate(self.ranges.items()):
             for score in range(low, high + 1):

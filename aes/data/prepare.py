@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 from aes.data.processor import Encoded, Processor
 from aes.files import prune, touch
@@ -28,10 +28,11 @@ from aes.records import Essay, Example, PdfPage
 # of dense characters run together.
 _SHRINK_FACTORS = (0.9, 0.8, 0.7, 0.6, 0.5)
 _COLUMNS = (
-    *("id", "example", "input_ids", "num_prompt", "steps", "grids", "num_tokens"),
+    *("id", "source", "example", "input_ids", "num_prompt", "steps", "turns", "grids"),
+    "num_tokens",
     *("num_tokens_full_size", "num_image_tokens", "num_supervised", "num_pages", "glyph_px"),
 )
-_SHAPING_PACKAGES = ("aes", "transformers", "tokenizers", "jinja2", "pillow", "pypdfium2")
+SHAPING_PACKAGES = ("aes", "transformers", "tokenizers", "jinja2", "pillow", "pypdfium2")
 _CACHE_BYTES = 4 * 2**30
 _IN_USE_S, _KEPT_S = 24 * 3600.0, 30 * 24 * 3600.0
 """Bounds of the cache: other runs may be reading what was used within a day, and nothing is kept
@@ -39,6 +40,13 @@ that was not used for a month."""
 
 _ESSAYS_PER_PROCESS = 200
 """Starting a process costs about a second; it pays from this many essays on."""
+
+
+def column(rows: Any, name: str) -> list[Any]:
+    """A column of a ``datasets.Dataset``, read at once and not row by row."""
+    table = rows.select_columns([name]).with_format("arrow")[:]
+    values: list[Any] = table.column(name).to_pylist()
+    return values
 
 
 @dataclass(frozen=True)
@@ -57,13 +65,37 @@ class Prepared:
     shrunk: dict[str, int]
     dropped: tuple[str, ...]
 
-    def examples(self) -> list[Example]:
-        """The samples as Examples."""
-        return [pickle.loads(row) for row in self.rows["example"]]
+    def examples(self) -> StoredExamples:
+        """The samples as Examples, of which none is held in memory."""
+        return StoredExamples(self.rows)
 
-    def column(self, name: str) -> list[int]:
-        """A column of whole numbers."""
-        return list(self.rows[name])
+    def column(self, name: str) -> list[Any]:
+        """A column of numbers or of short texts."""
+        return column(self.rows, name)
+
+
+class StoredExamples(Sequence[Example]):
+    """The Examples of rows, each read when it is taken.
+
+    Args:
+        rows: A ``datasets.Dataset`` with a column ``example``.
+    """
+
+    def __init__(self, rows: Any) -> None:
+        self._rows = rows.select_columns(["example"])
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, place: int) -> Example: ...
+    @overload
+    def __getitem__(self, place: slice) -> StoredExamples: ...
+    def __getitem__(self, place: int | slice) -> Example | StoredExamples:
+        if isinstance(place, slice):
+            return StoredExamples(self._rows.select(range(*place.indices(len(self)))))
+        example: Example = pickle.loads(self._rows[place]["example"])
+        return example
 
 
 def prepare_essay(
@@ -86,15 +118,17 @@ def prepare_essay(
     example, encoded = fitted.example, fitted.encoded
     return {
         "id": essay.id,
+        "source": example.source,
         "example": pickle.dumps(example),
         "input_ids": encoded.input_ids,
         "num_prompt": encoded.num_prompt,
         "steps": encoded.steps,
+        "turns": [list(turn) for turn in encoded.turns],
         "grids": [list(grid) for grid in encoded.grids],
         "num_tokens": len(encoded.input_ids),
         "num_tokens_full_size": fitted.num_tokens_full_size,
         "num_image_tokens": encoded.num_image_tokens,
-        "num_supervised": len(encoded.steps),
+        "num_supervised": encoded.num_supervised,
         "num_pages": len(encoded.grids),
         "glyph_px": fitted.glyph_px,
     }
@@ -153,6 +187,7 @@ def encoded_row(row: dict[str, Any]) -> Encoded:
         steps=row["steps"],
         grids=[(h, w) for h, w in row["grids"]],
         num_image_tokens=row["num_image_tokens"],
+        turns=[(start, end) for start, end in row["turns"]],
     )
 
 
@@ -176,21 +211,15 @@ def prepare(
     """
     from datasets import Dataset
 
-    page = builder.page
-    processor.require_page_area(
-        min_pixels=page.min_pixels, max_pixels=page.width_px * page.max_height_px
-    )
+    if not builder.page.reads_text_alone:
+        least, most = builder.page.areas_px
+        processor.require_page_area(min_pixels=least, max_pixels=most)
     if not essays:  # datasets gives a mapped data set without rows no columns either
-        return _apply_policy(
+        return apply_policy(
             Dataset.from_dict({name: [] for name in _COLUMNS}), max_tokens=max_tokens, drop=True
         )
     fingerprint = _fingerprint(essays, builder, processor, max_tokens, on_overlong)
-    folder = cache / "samples"
-    folder.mkdir(parents=True, exist_ok=True)
-    cached = folder / f"{fingerprint}.arrow"
-    for path in folder.glob(f"{fingerprint}*"):  # several where several processes wrote
-        touch(path)
-    prune(folder, max_bytes=_CACHE_BYTES, min_idle_s=_IN_USE_S, max_idle_s=_KEPT_S)
+    cached = find_in_cache(cache, fingerprint).with_suffix(".arrow")
     _remove_if_broken(cached)
     source = Dataset.from_dict({"essay": [pickle.dumps(essay) for essay in essays]})
     # datasets writes the cache aside and moves it into place when it is whole.
@@ -209,7 +238,17 @@ def prepare(
         load_from_cache_file=True,
         desc=label,
     )
-    return _apply_policy(rows, max_tokens=max_tokens, drop=on_overlong != "error")
+    return apply_policy(rows, max_tokens=max_tokens, drop=on_overlong != "error")
+
+
+def find_in_cache(cache: Path, fingerprint: str) -> Path:
+    """Where samples of this fingerprint lie, or will; what nobody used for long makes room."""
+    folder = cache / "samples"
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob(f"{fingerprint}*"):  # several where several processes wrote
+        touch(path)
+    prune(folder, max_bytes=_CACHE_BYTES, min_idle_s=_IN_USE_S, max_idle_s=_KEPT_S)
+    return folder / fingerprint
 
 
 def _remove_if_broken(cached: Path) -> None:
@@ -224,15 +263,19 @@ def _remove_if_broken(cached: Path) -> None:
         cached.unlink()
 
 
-def _apply_policy(rows: Any, *, max_tokens: int, drop: bool) -> Prepared:
-    full = dict(zip(rows["id"], rows["num_tokens_full_size"], strict=True))
-    now = dict(zip(rows["id"], rows["num_tokens"], strict=True))
-    glyphs = dict(zip(rows["id"], rows["glyph_px"], strict=True))
+def apply_policy(rows: Any, *, max_tokens: int, drop: bool) -> Prepared:
+    """Rows of which those over the limit are dropped, or stay in; either way they are told."""
+    ids, full_size, lengths, glyph_px = (
+        column(rows, name) for name in ("id", "num_tokens_full_size", "num_tokens", "glyph_px")
+    )
+    full = dict(zip(ids, full_size, strict=True))
+    now = dict(zip(ids, lengths, strict=True))
+    glyphs = dict(zip(ids, glyph_px, strict=True))
     over = {name: length for name, length in full.items() if length > max_tokens}
     still_over = [name for name in over if now[name] > max_tokens]
     dropped = tuple(still_over) if drop else ()
     if dropped:
-        keep = [i for i, n in enumerate(rows["num_tokens"]) if n <= max_tokens]
+        keep = [i for i, n in enumerate(lengths) if n <= max_tokens]
         rows = rows.select(keep)
     return Prepared(
         rows=rows,
@@ -264,14 +307,14 @@ def _fingerprint(
         max_tokens,
         on_overlong,
         processor.tokenizer.chat_template,
-        processor.image_processor.size,
+        None if processor.image_processor is None else processor.image_processor.size,
         processor.tokenizer_digest,
-        *map(version, _SHAPING_PACKAGES),
+        *map(version, SHAPING_PACKAGES),
     ):
         digest.update(repr(part).encode())
     if builder.page.font is not None:
         digest.update(font_path(builder.page.font).read_bytes())  # widths decide lines and pages
-    for module in _shaping_modules():
+    for module in shaping_modules():
         digest.update(module.read_bytes())
     for essay in essays:
         digest.update(repr(essay).encode())
@@ -281,9 +324,13 @@ def _fingerprint(
     return digest.hexdigest()
 
 
-def _shaping_modules() -> list[Path]:
-    """Our own sources that decide what a row holds; a change in them makes the cache stale."""
+def shaping_modules(*others: str) -> list[Path]:
+    """Our own sources that decide what a row holds; a change in them makes the cache stale.
+
+    Args:
+        others: Further packages, below ``aes``.
+    """
     package = Path(__file__).parent.parent
-    folders = [package / name for name in ("page", "prompt", "data")]
+    folders = [package / name for name in ("page", "prompt", "data", *others)]
     modules = [path for folder in folders for path in folder.glob("*.py")]
     return sorted([*modules, package / "records.py", package / "rubric.py"])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,15 @@ import numpy as np
 from PIL import Image
 
 from aes.data.guide import ScoreGuide
-from aes.records import FIXED, FREE, Example
+from aes.records import FIXED, FREE, Example, Page
 
 FREE_STEP, FIXED_STEP = -1, -2
+
+NO_TOKEN = -1
+"""In place of the page placeholder's id, where the model reads text alone."""
+
+_HEADER_TOKENS = 3
+"""Of a turn in ChatML: the start token, the role, and a line end."""
 
 _TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges*", "added_tokens*", "special_tokens*")
 
@@ -31,12 +37,14 @@ class Encoded:
 
     Attributes:
         input_ids: Prompt, then answer and end token where there is an answer.
-        num_prompt: Length of the prompt; supervision begins there.
+        num_prompt: Length of the prompt; the answer begins there.
         steps: For each token of the answer the row of ``ScoreGuide.table`` that it was chosen
             from; ``FREE_STEP`` where the whole vocabulary was open, ``FIXED_STEP`` where the
             answer's form left no choice.
         grids: Height and width of each page in patches of 16 px.
         num_image_tokens: Tokens of all pages.
+        turns: Stretches of the prompt that are learned like the answer, as first place and place
+            behind the last: earlier turns of the assistant, each with its end token.
     """
 
     input_ids: list[int]
@@ -44,6 +52,12 @@ class Encoded:
     steps: list[int]
     grids: list[tuple[int, int]]
     num_image_tokens: int
+    turns: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def num_supervised(self) -> int:
+        """Tokens that are learned."""
+        return len(self.steps) + sum(end - start for start, end in self.turns)
 
 
 class Processor:
@@ -52,8 +66,12 @@ class Processor:
     Args:
         folder: Checkpoint folder, or any folder with a tokenizer.
         ranges: Lowest and highest score by trait.
-        min_pixels: Least page area, where the folder has no image processor settings.
+        min_pixels: Least page area, where the folder has no image processor settings; ``None`` for
+            a model that reads text alone.
         max_pixels: Greatest page area, likewise.
+
+    Attributes:
+        image_processor: ``None`` for a model that reads text alone.
     """
 
     def __init__(
@@ -61,14 +79,20 @@ class Processor:
         folder: Path,
         *,
         ranges: Mapping[str, tuple[int, int]],
-        min_pixels: int,
-        max_pixels: int,
+        min_pixels: int | None,
+        max_pixels: int | None,
     ) -> None:
-        self.tokenizer = _load_tokenizer(folder)
-        self.image_processor = _load_image_processor(folder, min_pixels, max_pixels)
+        reads_pages = min_pixels is not None and max_pixels is not None
+        self.tokenizer = _load_tokenizer(folder, reads_pages=reads_pages)
+        self.image_processor: Any = None
+        if min_pixels is not None and max_pixels is not None:
+            self.image_processor = _load_image_processor(folder, min_pixels, max_pixels)
         self.tokenizer_digest = _digest_tokenizer(folder)
         self.guide = ScoreGuide(self.tokenizer, ranges)
-        self.image_token = int(self.tokenizer.convert_tokens_to_ids("<|image_pad|>"))
+        image_token = self.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+        self.image_token = int(image_token) if reads_pages else NO_TOKEN
+        self._start_token = int(self.tokenizer.convert_tokens_to_ids("<|im_start|>"))
+        self._assistant_token = self.tokenizer.encode("assistant", add_special_tokens=False)[0]
         self.end_token = int(self.tokenizer.convert_tokens_to_ids("<|im_end|>"))
         self.pad_token = int(self.tokenizer.convert_tokens_to_ids("<|endoftext|>"))
         self._special = sorted(self.tokenizer.get_added_vocab(), key=len, reverse=True)
@@ -98,7 +122,15 @@ class Processor:
 
         Args:
             sizes: Width and height in px of each of its pages, multiples of 32.
+
+        Raises:
+            ValueError: If it has pages, and the model reads text alone.
         """
+        if sizes and self.image_processor is None:
+            raise ValueError(
+                f"{example.id} has {len(sizes)} images, but this model reads text alone; choose a "
+                "model that reads pages, such as model=qwen3_vl_4b, or leave it out"
+            )
         grids = [(height // 16, width // 16) for width, height in sizes]
         prompt = self._expand(self._encode_prompt(example), grids)
         answer: list[int] = []
@@ -126,7 +158,25 @@ class Processor:
             steps=steps,
             grids=grids,
             num_image_tokens=sum(h * w // 4 for h, w in grids),
+            turns=self._find_turns(prompt) if example.learns_all_turns else [],
         )
+
+    def _find_turns(self, prompt: Sequence[int]) -> list[tuple[int, int]]:
+        """What the assistant says in a prompt, each time up to and with its end token.
+
+        A turn begins behind its header: the start token, the role, a line end. Special tokens that
+        a text writes out are broken, so what looks like a header is one.
+        """
+        found: list[tuple[int, int]] = []
+        start: int | None = None
+        for place, token in enumerate(prompt):
+            if token == self.end_token and start is not None:
+                found.append((start, place + 1))
+                start = None
+            elif token == self._start_token:
+                speaks = tuple(prompt[place + 1 : place + 2]) == (self._assistant_token,)
+                start = place + _HEADER_TOKENS if speaks else None
+        return found
 
     def _step(self, trait: str, prefix: str, example: Example) -> int:
         return self.guide.step(trait, prefix, feedback=example.asks_feedback).index
@@ -135,15 +185,29 @@ class Processor:
         return list(self.tokenizer.encode(self.prompt_text(example), add_special_tokens=False))
 
     def prompt_text(self, example: Example) -> str:
-        """Prompt in the checkpoint's own chat format, one placeholder a page."""
+        """Prompt in the checkpoint's own chat format, one placeholder a page.
+
+        Where a template can be told not to have the model think first, it is: nobody learns to.
+        """
         return str(
             self.tokenizer.apply_chat_template(
-                self.turns(example), tokenize=False, add_generation_prompt=True
+                self.turns(example),
+                tokenize=False,
+                add_generation_prompt=True,
+                enable_thinking=False,
             )
         )
 
     def turns(self, example: Example) -> list[dict[str, Any]]:
-        """The messages as chat templates take them, ``{"type": "image"}`` for each page."""
+        """The messages as chat templates take them, ``{"type": "image"}`` for each page.
+
+        Templates of models that read text alone take no parts, but a text.
+        """
+        if self.image_processor is None:
+            return [
+                {"role": message.role, "content": "".join(map(self._text, message.parts))}
+                for message in example.messages
+            ]
         return [
             {
                 "role": message.role,
@@ -156,6 +220,10 @@ class Processor:
             }
             for message in example.messages
         ]
+
+    def _text(self, part: str | Page) -> str:
+        assert isinstance(part, str), "pages are refused before"
+        return self._defuse(part)
 
     def _defuse(self, text: str) -> str:
         """Special tokens written out in an essay must not act as such: a space breaks them."""
@@ -225,7 +293,7 @@ def _cut(image: Image.Image) -> np.ndarray:
     return np.repeat(values, 2, axis=2).reshape(len(values), -1)
 
 
-def _load_tokenizer(folder: Path) -> Any:
+def _load_tokenizer(folder: Path, *, reads_pages: bool) -> Any:
     from transformers import AutoTokenizer
 
     try:
@@ -240,7 +308,8 @@ def _load_tokenizer(folder: Path) -> Any:
         tokenizer.chat_template = json.loads(legacy.read_text(encoding="utf-8"))["chat_template"]
     if tokenizer.chat_template is None:
         raise ValueError(f"{folder} has no chat template; take the files of an Instruct model")
-    if tokenizer.convert_tokens_to_ids("<|image_pad|>") in (None, tokenizer.unk_token_id):
+    image_token = tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    if reads_pages and image_token in (None, tokenizer.unk_token_id):
         raise ValueError(
             f"the tokenizer in {folder} has no token for pages; take the files of a Qwen3-VL model"
         )

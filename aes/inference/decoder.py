@@ -112,6 +112,7 @@ class CachedRows:
         """Append tokens to each row, at least one and not equally many, and look ahead.
 
         Args:
+            tokens: Of each row; where no row has any, nothing is appended.
             branches: Looked at behind the tokens in every row, in the same pass, and forgotten.
 
         Returns:
@@ -141,7 +142,8 @@ class CachedRows:
             self.cache.crop(-num_branches)
         self.mask = torch.cat([self.mask, new], dim=1)
         self.next_position = last + 1
-        self.states, self._found = states[:, width - 1], None
+        if width:
+            self.states, self._found = states[:, width - 1], None
         return states[:, width:]
 
     def keep(self, rows: Sequence[int]) -> list[int]:
@@ -166,8 +168,8 @@ class CachedRows:
         ids = torch.full((len(tokens), width), self.pad_token, dtype=torch.int64)
         real = torch.zeros_like(ids, dtype=torch.bool)
         for i, row in enumerate(tokens):
-            assert row, "every row is fed, or none"
-            ids[i, width - len(row) :] = torch.tensor(row)
+            assert row or not width, "every row is fed, or none"
+            ids[i, width - len(row) :] = torch.tensor(row, dtype=torch.int64)
             real[i, width - len(row) :] = True
         return ids.to(self.device), real.to(self.device)
 

@@ -1,8 +1,8 @@
 """Examples to Answers. The only way to an answer: validation, evaluation and prediction share it.
 
 The form of a graded answer is written by us and only its scores and its comment by the model, so
-every answer can be read; free text is the model's own. Knows no rubric beyond the ranges; Grades
-are made downstream.
+every answer can be read; where there are choices the likeliest is the answer; free text is the
+model's own. Knows no rubric beyond the ranges; Grades are made downstream.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from aes.data.processor import Processor
 from aes.inference.batches import Numbered, batches_of_like, in_order
+from aes.inference.choices import ChoiceTree, score_choices
 from aes.inference.decoder import CachedRows
 from aes.inference.grammar import Grammar
 from aes.inference.memory import Memory, take_memory
@@ -73,6 +74,7 @@ class Engine:
         self.spec = spec
         self._search = WordSearch(model, spec.word_search)
         self._grammars: dict[bool, Grammar] = {}
+        self._trees: dict[tuple[str, ...], ChoiceTree] = {}
         self._kept: Memory | None = None
 
     def answer(
@@ -110,9 +112,9 @@ class Engine:
     def stream(self, example: Example) -> Iterator[str]:
         """The answer to one free question in pieces of whole characters, as it is written.
 
-        A graded answer comes in one piece.
+        A graded answer comes in one piece, and so does one of several choices.
         """
-        if self._is_graded(example):
+        if self._is_graded(example) or self._choices(example):
             yield next(self.answer([example])).text
             return
         prompt, text, given = self._read(example), FreeText(self.processor), 0
@@ -149,6 +151,10 @@ class Engine:
     def _is_graded(self, example: Example) -> bool:
         return self.decoding.constrained and example.kind == "grade"
 
+    def _choices(self, example: Example) -> tuple[str, ...]:
+        """Of which the answer is to be one; none where it is free."""
+        return example.choices if self.decoding.constrained else ()
+
     def _batches(
         self, examples: Iterable[Example]
     ) -> Generator[tuple[list[Numbered[Prompt]], Tensor], None, None]:
@@ -158,7 +164,10 @@ class Engine:
             map(self._read, examples),
             batch_size=size,
             num_ahead=NUM_BATCHES_AHEAD * size,
-            kind=lambda prompt: self._is_graded(prompt.example),
+            kind=lambda prompt: (
+                self._is_graded(prompt.example),
+                self._choices(prompt.example),
+            ),
             length=lambda prompt: prompt.num_tokens,
             weight=lambda prompt: prompt.num_open_pixels,
             max_weight=MAX_PIXELS_AHEAD,
@@ -208,6 +217,8 @@ class Engine:
             rows = self._prefill(prompts, patches, memory, self._room(prompts, scores_only))
             if self._is_graded(prompts[0].example):
                 answers = self._grade(rows, prompts, scores_only=scores_only)
+            elif choices := self._choices(prompts[0].example):
+                answers = self._choose(rows, prompts, choices)
             else:
                 answers = self._write_freely(rows, prompts)
         return [(number, answer) for (number, _), answer in zip(batch, answers, strict=True)]
@@ -235,6 +246,8 @@ class Engine:
 
     def _room(self, prompts: Sequence[Prompt], scores_only: bool) -> int:
         """About so many tokens follow."""
+        if choices := self._choices(prompts[0].example):
+            return len(self._tree(choices).branches)
         if not self._is_graded(prompts[0].example):
             return self.decoding.max_answer_tokens
         return ROOM_FOR_SCORES + (0 if scores_only else self.decoding.max_feedback_tokens)
@@ -265,6 +278,25 @@ class Engine:
             Answer(id=prompt.example.id, text=text, distributions=answer.distributions)
             for prompt, text, answer in zip(prompts, texts, scored, strict=True)
         ]
+
+    def _choose(
+        self, rows: CachedRows, prompts: Sequence[Prompt], choices: tuple[str, ...]
+    ) -> list[Answer]:
+        found = score_choices(rows, self._tree(choices)).double().softmax(dim=1).tolist()
+        return [
+            Answer(
+                id=prompt.example.id,
+                text=choices[shares.index(max(shares))],
+                probabilities=dict(zip(choices, shares, strict=True)),
+            )
+            for prompt, shares in zip(prompts, found, strict=True)
+        ]
+
+    def _tree(self, choices: tuple[str, ...]) -> ChoiceTree:
+        if choices not in self._trees:
+            end = self.processor.end_token
+            self._trees[choices] = ChoiceTree([[*self._encode(text), end] for text in choices])
+        return self._trees[choices]
 
     def _write_freely(self, rows: CachedRows, prompts: Sequence[Prompt]) -> list[Answer]:
         texts = [FreeText(self.processor) for _ in prompts]

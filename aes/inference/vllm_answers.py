@@ -4,13 +4,15 @@ Scores are decided here and not by the server, as in ``aes.inference.scores``: b
 beginning of a score the server says how likely each digit is, one token a request, and its prefix
 cache makes that cheap. So distributions are exact, whatever sampler or grammar the server has. With
 ``decoding.score=greedy`` the server writes the whole answer to the JSON schema in one request, and
-there are no distributions.
+there are no distributions. Of choices the server writes one, token by token, and gives no
+probabilities.
 """
 
 from __future__ import annotations
 
 import asyncio
 import codecs
+import re
 from collections.abc import Sequence
 
 from aes.data.processor import Processor
@@ -50,6 +52,8 @@ class AnswerWriter:
         Raises:
             NoAnswerError: If the server gives none that can be used.
         """
+        if choices := self.choices(example):
+            return Answer(id=example.id, text=await self._choice(ask, choices))
         if not self.is_graded(example):
             return Answer(id=example.id, text=self._free(await ask(self.free_question())))
         if self.decoding.score == "greedy":
@@ -64,6 +68,10 @@ class AnswerWriter:
     def is_graded(self, example: Example) -> bool:
         """Whether the answer is held to the rubric's form."""
         return self.decoding.constrained and example.kind == "grade"
+
+    def choices(self, example: Example) -> tuple[str, ...]:
+        """Of which the answer is to be one; none where it is free."""
+        return example.choices if self.decoding.constrained else ()
 
     def free_question(self) -> Question:
         """The question whose answer has no form."""
@@ -112,6 +120,21 @@ class AnswerWriter:
         finally:  # no request outlives one that failed
             for task in tasks:
                 task.cancel()
+
+    async def _choice(self, ask: Ask, choices: Sequence[str]) -> str:
+        """The choice that greedy decoding leads to; not always the likeliest as a whole."""
+        question = Question(
+            begun=Begun(),
+            max_tokens=max(len(choice.encode()) for choice in choices) + 1,
+            pattern="|".join(f"(?:{re.escape(choice)})" for choice in choices),
+        )
+        text = self._free(await ask(question))
+        if text not in choices:
+            raise NoAnswerError(
+                "the server does not hold answers to the labels; is it vLLM with structured "
+                "outputs?"
+            )
+        return text
 
     async def _comment(self, ask: Ask, begun: Begun) -> str:
         question = Question(

@@ -45,7 +45,8 @@ class Chat:
     Attributes:
         prompt: What training would have made of it.
         turns: Messages, pages included.
-        pixels: Least and greatest area of a page that stays as it is.
+        pixels: Least and greatest area of a page that stays as it is; empty where the model reads
+            text alone.
     """
 
     prompt: Prompt
@@ -65,6 +66,8 @@ class Chat:
             "max_completion_tokens": question.max_tokens,
             "return_token_ids": True,
         }
+        if not self.pixels:
+            body["chat_template_kwargs"] = {"enable_thinking": False}  # as in training
         if self.prompt.pages:
             body["mm_processor_kwargs"] = dict(self.pixels)
         if question.stops:
@@ -124,6 +127,8 @@ class Chat:
 def open_chat(prompt: Prompt, pages: Sequence[Image.Image], processor: Processor) -> Chat:
     """A prompt and its drawn pages as messages."""
     turns, images = processor.turns(prompt.example), iter(pages)
+    if processor.image_processor is None:
+        return Chat(prompt, turns, {})
     for turn in turns:
         turn["content"] = [
             part if part["type"] == "text" else _image_part(next(images))

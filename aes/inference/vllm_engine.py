@@ -94,7 +94,7 @@ class VllmEngine:
         Raises:
             ValueError: If there is no answer, or it breaks off.
         """
-        if self._writer.is_graded(example):
+        if self._writer.is_graded(example) or self._writer.choices(example):
             answer = next(self.answer([example]))
             if answer.error:
                 raise ValueError(f"{example.id} got no answer: {answer.error}")

@@ -81,9 +81,9 @@ class OfflineBackend:
         text = self._processor.prompt_text(prompt.example)
         # One placeholder a page, which vLLM fills up to the page's tokens.
         short = self._processor.tokenizer.encode(text, add_special_tokens=False)
-        size = self._processor.image_processor.size
         shared: dict[str, Any] = {}
         if pages:
+            size = self._processor.image_processor.size
             shared["multi_modal_data"] = {"image": [page.convert("RGB") for page in pages]}
             shared["mm_processor_kwargs"] = {
                 "min_pixels": size["shortest_edge"],
@@ -224,11 +224,12 @@ def load_offline(
         "dtype": "bfloat16" if precision == "bf16" else "float32",
         "max_model_len": max_tokens,
         "tensor_parallel_size": tensor_parallel_size or 1,
-        "limit_mm_per_prompt": {"video": 0},
         "enable_prefix_caching": True,
         # Without it the sampler's defaults are those of generation_config.json.
         "generation_config": "vllm",
     }
+    if processor.image_processor is not None:
+        settings["limit_mm_per_prompt"] = {"video": 0}
     if gpu_memory_utilization is not None:
         settings["gpu_memory_utilization"] = gpu_memory_utilization
     request = None
@@ -256,13 +257,13 @@ def served_rank(adapter: Path) -> int:
             "linear layers alone; use engine=hf"
         )
     rank = int(config["r"])
-    sizes = [size for size in _LORA_RANKS if size >= rank]
+    sizes = [size for size in LORA_RANKS if size >= rank]
     if not sizes:
         raise ValueError(
-            f"{adapter} has rank {rank}, but vLLM serves up to {_LORA_RANKS[-1]}; use engine=hf"
+            f"{adapter} has rank {rank}, but vLLM serves up to {LORA_RANKS[-1]}; use engine=hf"
         )
     return sizes[0]
 
 
-_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""Source: vLLM 0.33.0, ``config/lora.py``."""
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""Ranks that vLLM makes room for. Source: vLLM 0.33.0, ``config/lora.py``."""

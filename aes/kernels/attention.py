@@ -19,7 +19,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import AttentionInterface
 
-from aes.kernels.parts import unwrap
+from aes.kernels.parts import language_model_of
 
 AttentionName = Literal["eager", "sdpa", "varlen"]
 VARLEN = "varlen"
@@ -65,13 +65,12 @@ def use_attention(model: Any, name: AttentionName) -> None:
     ``varlen`` differs from ``sdpa`` only where a pass is given a ``Packing`` or needs no mask;
     decoding with caches and masks is computed as under ``sdpa``. The vision tower keeps its own.
     """
-    language_model = unwrap(model).model.language_model
-    language_model.set_attn_implementation(name)
+    language_model_of(model).set_attn_implementation(name)
 
 
 def uses_varlen(model: Any) -> bool:
     """Whether the language model attends by our own function."""
-    config = unwrap(model).model.language_model.config
+    config = language_model_of(model).config
     return bool(config._attn_implementation == VARLEN)
 
 

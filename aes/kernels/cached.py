@@ -18,7 +18,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import AttentionInterface
 
 from aes.kernels.forward import hidden_states
-from aes.kernels.parts import unwrap
+from aes.kernels.parts import language_model_of
 
 _NAME = "aes_shared_heads"
 
@@ -40,7 +40,7 @@ def cached_states(model: Any, batch: Mapping[str, Any], cache: Any) -> Tensor:
 
 @contextmanager
 def _sharing_heads(model: Any) -> Iterator[None]:
-    config = unwrap(model).model.language_model.config
+    config = language_model_of(model).config
     name = config._attn_implementation
     if name == "eager":
         yield

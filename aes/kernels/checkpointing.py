@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from aes.kernels.parts import unwrap
+from aes.kernels.parts import language_model_of, tower_of
 from aes.kernels.vision import has_frozen_blocks
 
 Policy = Literal["none", "attention", "every_nth", "all"]
@@ -33,7 +33,7 @@ def checkpoint_layers(model: Any, policy: Policy, every: int) -> None:
             whole; ``all``: each layer.
         every: The n of ``every_nth``; at least 1.
     """
-    for module in _recomputed(unwrap(model).model, policy, every):
+    for module in _recomputed(model, policy, every):
         _recompute(module)
 
 
@@ -46,14 +46,15 @@ def is_recomputed(index: int, policy: Policy, every: int) -> bool:
     return policy == "all" or (policy == "every_nth" and index % every == 0)
 
 
-def _recomputed(inner: Any, policy: Policy, every: int) -> Iterator[nn.Module]:
-    for index, layer in enumerate(inner.language_model.layers):
+def _recomputed(model: Any, policy: Policy, every: int) -> Iterator[nn.Module]:
+    for index, layer in enumerate(language_model_of(model).layers):
         if policy == "attention":
             yield layer.self_attn
         elif is_recomputed(index, policy, every):
             yield layer
-    if policy == "all" and not has_frozen_blocks(inner.visual):
-        yield from inner.visual.blocks
+    tower = tower_of(model)
+    if policy == "all" and tower is not None and not has_frozen_blocks(tower):
+        yield from tower.blocks
 
 
 def _recompute(module: nn.Module) -> None:

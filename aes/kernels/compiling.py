@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from aes.kernels.fused import RECOMPILE_LIMIT
-from aes.kernels.parts import unwrap
+from aes.kernels.parts import language_model_of
 
 
 def compile_layers(model: Any) -> None:
@@ -21,7 +21,7 @@ def compile_layers(model: Any) -> None:
     replaces forwards, checkpointing too.
     """
     torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
-    for layer in unwrap(model).model.language_model.layers:
+    for layer in language_model_of(model).layers:
         _compile(layer)
 
 

@@ -1,4 +1,4 @@
-"""One forward pass of Qwen3-VL up to the hidden states, and logits for chosen rows only.
+"""One forward pass of Qwen3-VL or Qwen3 up to the hidden states, and logits for chosen rows only.
 
 Logits of every token against 151,936 words would be most of a step's memory; nobody here asks for
 them. Used by training and inference alike.
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from aes.kernels.attention import no_mask, packing_of, uses_varlen
-from aes.kernels.parts import is_sharded, unwrap
+from aes.kernels.parts import is_sharded, tower_of, unwrap
 from aes.kernels.vision import embed_pages
 
 
@@ -28,6 +28,7 @@ def hidden_states(model: Any, batch: Mapping[str, Any], *, cache: Any = None) ->
             their place, ``page_features``: what ``aes.kernels.vision`` made of them.
             Without a cache sequences are padded on the right. Of samples packed into one row:
             ``[1, N]``, ``[4, 1, N]``, no mask, and ``sequence_lengths``, int64 ``[samples]``.
+            A model that reads text alone takes the first row of positions, which are all alike.
         cache: Keys and values of earlier tokens; extended in place.
 
     Returns:
@@ -40,12 +41,27 @@ def hidden_states(model: Any, batch: Mapping[str, Any], *, cache: Any = None) ->
         "use_cache": cache is not None,
         **_sight(model, batch, has_cache=cache is not None),
     }
+    if tower_of(model) is None:
+        return _hidden_states_of_text(inner, batch, places)
     features = batch.get("page_features")
     if features is not None:
         embedded = embed_pages(inner, batch["input_ids"], features)
         states: Tensor = inner.language_model(**embedded, **places).last_hidden_state
         return states
     return _hidden_states_with_tower(inner, batch, places)
+
+
+def _hidden_states_of_text(inner: Any, batch: Mapping[str, Any], places: dict[str, Any]) -> Tensor:
+    """As ``hidden_states``, of a model that has no tower and one row of positions."""
+    assert not len(batch.get("pixel_values", ())), "pages for a model that reads text alone"
+    positions = places["position_ids"][0]
+    if places["attention_mask"] is None and "sequence_lengths" not in batch:
+        # Padding on the right, which nobody sees: counted on, it does not read as more samples.
+        first = positions[:, :1]
+        positions = first + torch.arange(positions.shape[1], device=first.device)
+    output = inner(input_ids=batch["input_ids"], **places | {"position_ids": positions})
+    states: Tensor = output.last_hidden_state
+    return states
 
 
 def _hidden_states_with_tower(

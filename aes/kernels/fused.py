@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import silu
 
-from aes.kernels.parts import unwrap
+from aes.kernels.parts import language_model_of
 
 RECOMPILE_LIMIT = 16
 """Compilations of one function, be it an operation here or a layer; torch tells when it is reached,
@@ -31,15 +31,15 @@ def fuse_ops(model: Any) -> None:
 
     Layers that an adapter wraps stay as they are, and so does the vision tower.
     """
-    for layer in unwrap(model).model.language_model.modules():
+    for layer in language_model_of(model).modules():
         kind = type(layer).__name__
         if kind.endswith("RMSNorm"):
             layer.forward = MethodType(_norm_forward, layer)
-        elif kind.endswith("TextMLP") and isinstance(layer.act_fn, _SILU):
+        elif kind.endswith("MLP") and isinstance(layer.act_fn, _SILU):
             layer.forward = MethodType(_mlp_forward, layer)
-        elif kind.endswith("TextAttention"):
+        elif kind.endswith("Attention"):
             layer.forward = MethodType(_with_own_rotary(layer.forward.__func__), layer)
-        elif kind.endswith("TextExperts"):
+        elif kind.endswith("Experts"):
             layer.fuses_swiglu = True  # which the frozen ones read
 
 

@@ -10,6 +10,21 @@ def unwrap(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+def language_model_of(model: Any) -> Any:
+    """The decoder layers with their embeddings; of a model that reads text alone, all but its head.
+
+    Args:
+        model: Transformers or PEFT model.
+    """
+    inner = unwrap(model).model
+    return getattr(inner, "language_model", inner)
+
+
+def tower_of(model: Any) -> Any | None:
+    """What reads pages; ``None`` in a model that reads text alone."""
+    return getattr(unwrap(model).model, "visual", None)
+
+
 def is_sharded(parameter: Any) -> bool:
     """Whether this rank holds only a part of a parameter."""
     return hasattr(parameter, "ds_id") or hasattr(parameter, "full_tensor")

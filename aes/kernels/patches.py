@@ -12,12 +12,18 @@ from typing import Any
 from torch import Tensor
 from torch.nn.functional import linear
 
-from aes.kernels.parts import unwrap
+from aes.kernels.parts import tower_of
 
 
 def linear_patches(model: Any) -> None:
-    """Embed patches by a product from now on; weights and their names stay as they are."""
-    convolution = unwrap(model).model.visual.patch_embed.proj
+    """Embed patches by a product from now on; weights and their names stay as they are.
+
+    A model that reads text alone has no patches and stays as it is.
+    """
+    tower = tower_of(model)
+    if tower is None:
+        return
+    convolution = tower.patch_embed.proj
     assert convolution.stride == convolution.kernel_size, "patches do not overlap"
     convolution.forward = MethodType(_forward, convolution)
 

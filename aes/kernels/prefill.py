@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aes.kernels.parts import unwrap
+from aes.kernels.parts import language_model_of, tower_of
 
 
 @contextmanager
@@ -27,11 +27,10 @@ def last_tokens_only(model: Any, last: Tensor) -> Iterator[bool]:
     Yields:
         Whether that is so; where the last layer takes more than its own part in, it is not.
     """
-    inner = unwrap(model).model
-    layers = inner.language_model.layers
+    layers, tower = language_model_of(model).layers, tower_of(model)
     layer = layers[-1]
     # Pages' features are added behind the first layers, to all tokens.
-    if len(layers) <= len(inner.visual.deepstack_visual_indexes):
+    if tower is not None and len(layers) <= len(tower.deepstack_visual_indexes):
         yield False
         return
     rows = torch.arange(len(last), device=last.device)

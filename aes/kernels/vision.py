@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from aes.kernels.parts import unwrap
+from aes.kernels.parts import tower_of
 
 PATCHES_PER_TOKEN = 4
 
@@ -54,7 +54,7 @@ def page_features(model: Any, pixel_values: Tensor, image_grid_thw: Tensor) -> P
         pixel_values: Patches of all pages, ``[patches, 1536]``.
         image_grid_thw: Grid of each page in patches, int64 ``[pages, 3]``.
     """
-    visual = unwrap(model).model.visual
+    visual: Any = tower_of(model)
     taken: dict[int, Tensor] = {}
     with torch.no_grad(), ExitStack() as stack:
         for number, merger in enumerate(_mergers(visual)):

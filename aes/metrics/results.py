@@ -70,6 +70,19 @@ class DoubleMarking:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ComparedRun:
+    """Another run on the same essays.
+
+    Attributes:
+        agreement: Of its grades with the gold scores.
+        difference: Its metrics less the first run's, with the intervals of these differences.
+    """
+
+    agreement: Agreement
+    difference: Agreement
+
+
+@dataclass(frozen=True, kw_only=True)
 class LadderResult:
     """Whether scores fall as an essay gets worse, over one kind of harm or over all.
 
@@ -163,6 +176,7 @@ class Evaluation:
             ``no_adapter``).
         text: ``predict_bleu-4`` and so on; empty without gold answers.
         double: With a second run only.
+        compared: Other runs on the same essays, by name.
         robustness: With the suite only.
         threshold: Most points of the total by which two markers may differ without arbitration;
             NaN where that is not known.
@@ -182,6 +196,7 @@ class Evaluation:
     baselines: Mapping[str, Agreement] = field(default_factory=dict)
     text: Metrics = field(default_factory=dict)
     double: DoubleMarking | None = None
+    compared: Mapping[str, ComparedRun] = field(default_factory=dict)
     robustness: Robustness | None = None
     threshold: float = nan
     is_sample: bool = False

@@ -1,4 +1,7 @@
-"""Turns a ModelSpec's geometry into the transformers configuration. Reads no file."""
+"""Turns a ModelSpec's geometry into the transformers configuration. Reads no file.
+
+And tells which of transformers' classes a configuration is for.
+"""
 
 from __future__ import annotations
 
@@ -16,22 +19,35 @@ _TOKEN_IDS = {
     "vision_start_token_id": 151652,
     "vision_end_token_id": 151653,
 }
+# <|im_end|> ends an answer, <|endoftext|> begins and fills up.
+_ENDS = {"bos_token_id": 151643, "eos_token_id": 151645}
+
+
+def model_class(config: PreTrainedConfig) -> Any:
+    """What of transformers builds and loads a model of this configuration, with its head."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    reads_pages = hasattr(config, "vision_config")
+    return AutoModelForImageTextToText if reads_pages else AutoModelForCausalLM
 
 
 def build_config(spec: ModelSpec) -> PreTrainedConfig:
-    """Configuration of a dense or MoE Qwen3-VL with the spec's sizes.
+    """Configuration of a Qwen3, or of a dense or MoE Qwen3-VL, with the spec's sizes.
 
     Raises:
         ValueError: If the sizes contradict the architecture.
     """
-    from transformers import Qwen3VLConfig, Qwen3VLMoeConfig
+    from transformers import Qwen3Config, Qwen3VLConfig, Qwen3VLMoeConfig
 
     is_moe = spec.architecture == "qwen3_vl_moe"
     if is_moe != (spec.text.num_experts > 0):
         raise ValueError(
             f"model.text.num_experts={spec.text.num_experts} does not fit "
-            f"model.architecture={spec.architecture}; qwen3_vl has none, qwen3_vl_moe at least one"
+            f"model.architecture={spec.architecture}; qwen3_vl_moe has at least one, others none"
         )
+    if spec.vision is None:
+        return Qwen3Config(**_text_config(spec), **_ENDS)
+    assert spec.text.mrope_section is not None
     sections = sum(spec.text.mrope_section)
     if sections * 2 != spec.text.head_dim:
         raise ValueError(
@@ -76,13 +92,13 @@ def _text_config(spec: ModelSpec) -> dict[str, Any]:
         "head_dim": text.head_dim,
         "max_position_embeddings": 262144,
         "tie_word_embeddings": text.tie_embeddings,
-        "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": text.rope_theta,
+        "rope_parameters": {"rope_type": "default", "rope_theta": text.rope_theta},
+    }
+    if text.mrope_section is not None:
+        config["rope_parameters"] |= {
             "mrope_section": list(text.mrope_section),
             "mrope_interleaved": True,
-        },
-    }
+        }
     if text.num_experts:
         config |= {
             "num_experts": text.num_experts,

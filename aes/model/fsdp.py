@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from aes.kernels.parts import unwrap
+from aes.kernels.parts import language_model_of, tower_of, unwrap
 from aes.model.adapters import add_adapter
 from aes.model.sharding import (
     build_empty,
@@ -123,13 +123,12 @@ def _cut(base: Any, device: torch.device) -> None:
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
-    inner = base.model
+    text, tower = language_model_of(base), tower_of(base)
     for module in (
-        *inner.visual.blocks,
-        inner.visual,
-        inner.language_model.embed_tokens,
-        *inner.language_model.layers,
-        inner,
+        *(() if tower is None else (*tower.blocks, tower)),
+        text.embed_tokens,
+        *text.layers,
+        base.model,
         base.lm_head,
     ):
         # Else the roots would stay whole behind a pass.

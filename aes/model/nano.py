@@ -1,7 +1,7 @@
-"""Builds a small random Qwen3-VL as a checkpoint folder, exactly as the hub lays one out.
+"""Builds a small random Qwen3-VL or Qwen3 as a checkpoint folder, exactly as the hub lays one out.
 
-The folder holds config, weights, tokenizer and image processor settings, so that everything
-downstream treats it like any other checkpoint.
+The folder holds config, weights, tokenizer and, for pages, image processor settings, so that
+everything downstream treats it like any other checkpoint.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aes.model.config import build_config
+from aes.model.config import build_config, model_class
 from aes.model.folders import build_folder
 from aes.model.spec import ModelSpec
 from aes.model.vocabulary import CHAT_TEMPLATE, SPECIAL_TOKENS, save_tokenizer
@@ -43,17 +43,18 @@ def nano_folder(spec: ModelSpec, cache: Path) -> Path:
 def build_nano(spec: ModelSpec, folder: Path) -> None:
     """Write a checkpoint with random weights in hub layout into the existing ``folder``."""
     import torch
-    from transformers import AutoModelForImageTextToText
 
+    config = build_config(spec)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.weights_seed or 0)
-        model = AutoModelForImageTextToText.from_config(build_config(spec), dtype=torch.float32)
+        model = model_class(config).from_config(config, dtype=torch.float32)
         # The usual 0.02 leaves logits so flat that a frozen head could never prefer any word; with
         # this their standard deviation is 2, since the last norm makes states of unit variance.
         torch.nn.init.normal_(model.lm_head.weight, std=2 * spec.text.hidden_size**-0.5)
     save_hub_layout(model, folder)
     save_tokenizer(folder)
-    _save_image_processor(spec, folder)
+    if not spec.reads_text_alone:
+        _save_image_processor(spec, folder)
 
 
 def save_hub_layout(model: Any, folder: Path, *, state: Mapping[str, Tensor] | None = None) -> None:
@@ -78,7 +79,13 @@ def save_hub_layout(model: Any, folder: Path, *, state: Mapping[str, Tensor] | N
 
 
 def _save_image_processor(spec: ModelSpec, folder: Path) -> None:
-    settings = {
+    settings = image_processor_settings(spec)
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings, indent=2))
+
+
+def image_processor_settings(spec: ModelSpec) -> dict[str, Any]:
+    """How a model that reads pages wants them, under the names of a checkpoint's file."""
+    return {
         "size": {"shortest_edge": spec.min_pixels, "longest_edge": spec.max_pixels},
         "patch_size": 16,
         "temporal_patch_size": 2,
@@ -86,4 +93,3 @@ def _save_image_processor(spec: ModelSpec, folder: Path) -> None:
         "image_mean": [0.5, 0.5, 0.5],
         "image_std": [0.5, 0.5, 0.5],
     }
-    (folder / "preprocessor_config.json").write_text(json.dumps(settings, indent=2))

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from aes.model.config import model_class
 from aes.model.weights_file import WeightsFile, refuse_misfits
 from aes.ranks import Ranks
 
@@ -28,13 +29,11 @@ def own_device(accelerator: Literal["cpu", "cuda"], ranks: Ranks) -> torch.devic
 
 def build_empty(folder: Path, *, dtype: torch.dtype) -> Any:
     """A checkpoint's model without weights: parameters on meta, buffers as they must be."""
-    from transformers import AutoConfig, AutoModelForImageTextToText
+    from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder)
     with _parameters_on_meta():
-        model = AutoModelForImageTextToText.from_config(
-            config, dtype=dtype, attn_implementation="sdpa"
-        )
+        model = model_class(config).from_config(config, dtype=dtype, attn_implementation="sdpa")
     return model.eval()
 
 

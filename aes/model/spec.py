@@ -5,9 +5,10 @@ Geometry stands here so that plans need no weights. Nothing is built in this mod
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 _SCHEMA = ConfigDict(extra="forbid")
@@ -16,7 +17,11 @@ _Positive = Annotated[int, Field(ge=1)]
 
 @dataclass(frozen=True, kw_only=True, config=_SCHEMA)
 class TextGeometry:
-    """Sizes of the language model; experts are 0 in a dense one."""
+    """Sizes of the language model.
+
+    Experts are 0 in a dense one; ``mrope_section`` is ``None`` where positions are those of text
+    alone.
+    """
 
     num_layers: _Positive
     hidden_size: _Positive
@@ -29,7 +34,7 @@ class TextGeometry:
     expert_intermediate_size: Annotated[int, Field(ge=0)]
     vocab_size: _Positive
     rope_theta: Annotated[float, Field(gt=0)]
-    mrope_section: Annotated[tuple[int, ...], Field(min_length=3, max_length=3)]
+    mrope_section: Annotated[tuple[int, ...], Field(min_length=3, max_length=3)] | None
     tie_embeddings: bool
 
 
@@ -47,7 +52,9 @@ class VisionGeometry:
 
 @dataclass(frozen=True, kw_only=True, config=_SCHEMA)
 class ModelSpec:
-    """A Qwen3-VL model: where it is, its sizes, and the pages it is given.
+    """A Qwen3-VL or Qwen3 model: where it is, its sizes, and the pages it is given.
+
+    Qwen3 reads text alone: ``vision`` and all that is said of pages are ``None``.
 
     Attributes:
         path: Local folder or hub id; ``None`` builds random weights from the geometry.
@@ -65,19 +72,46 @@ class ModelSpec:
 
     path: str | None
     quantization: Literal["none", "8bit", "4bit"]
-    architecture: Literal["qwen3_vl", "qwen3_vl_moe"]
+    architecture: Literal["qwen3", "qwen3_vl", "qwen3_vl_moe"]
     weights_seed: int | None
     modules_to_save: tuple[str, ...]
     text: TextGeometry
-    vision: VisionGeometry
-    min_pixels: _Positive
-    max_pixels: _Positive
-    glyph_px: _Positive
-    page_width_px: _Positive
-    page_max_height_px: _Positive
+    vision: VisionGeometry | None
+    min_pixels: _Positive | None
+    max_pixels: _Positive | None
+    glyph_px: _Positive | None
+    page_width_px: _Positive | None
+    page_max_height_px: _Positive | None
+
+    @model_validator(mode="after")
+    def _check_sight(self) -> ModelSpec:
+        seeing = {name: getattr(self, name) for name in _OF_SIGHT}
+        seeing["text.mrope_section"] = self.text.mrope_section
+        for name, value in seeing.items():
+            if (value is not None) == self.reads_text_alone:
+                state = "must be null" if self.reads_text_alone else "is missing"
+                raise ValueError(
+                    f"model.{name} {state} with model.architecture={self.architecture}, which "
+                    f"reads {'text alone' if self.reads_text_alone else 'pages'}"
+                )
+        return self
+
+    @property
+    def reads_text_alone(self) -> bool:
+        """Whether it has no eyes: no pages, no tower, nothing kept of either."""
+        return self.architecture == "qwen3"
 
 
-TargetSet = Literal["attention", "experts", "vision"]
+_OF_SIGHT = (
+    *("vision", "min_pixels", "max_pixels"),
+    *("glyph_px", "page_width_px", "page_max_height_px"),
+)
+
+
+TargetSet = Literal[
+    "attention", "mlp", "experts", "vision",
+    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, config=_SCHEMA)
@@ -89,8 +123,11 @@ class LoraSpec:
         alpha: The update is scaled by ``alpha / rank``.
         dropout: Chance that an input of the update is dropped in training.
         targets: Named sets of matrices: ``attention`` (q, k, v, o of the language model),
-            ``experts`` (its fused expert matrices), ``vision`` (linear layers of the tower).
+            ``mlp`` (gate, up, down of a dense one), ``experts`` (fused expert matrices of another),
+            ``vision`` (linear layers of the tower); or single ones of the language model's.
         modules_to_save: Names (suffixes) of modules that are trained whole and saved with it.
+        init_from: Folder of an adapter in PEFT layout that training begins with; ``None``: with one
+            that changes nothing.
     """
 
     rank: Annotated[int, Field(ge=1, le=1024)]
@@ -98,6 +135,7 @@ class LoraSpec:
     dropout: Annotated[float, Field(ge=0, lt=1)]
     targets: Annotated[tuple[TargetSet, ...], Field(min_length=1)]
     modules_to_save: tuple[str, ...]
+    init_from: Path | None
 
 
 @dataclass(frozen=True, kw_only=True, config=_SCHEMA)

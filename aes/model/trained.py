@@ -83,11 +83,14 @@ def load_trained(
     precision: Literal["fp32", "bf16"],
     accelerator: Literal["cpu", "cuda"],
     kernels: KernelSpec | None = None,
+    loaded: Any | None = None,
 ) -> Any:
     """The model as the run left it; trained weights are float32, as they were in training.
 
     Args:
         kernels: How a pass is computed; ``None``: as transformers does.
+        loaded: What this gave for another run of the same base and settings. It loses its adapter
+            to this run's, so that the base is not loaded again; see ``may_take_base``.
 
     Returns:
         The PEFT model, or the transformers model where every weight was trained.
@@ -99,6 +102,9 @@ def load_trained(
 
     folder = trained_folder(run_dir)
     is_whole = folder.name == MODEL_FOLDER
+    if loaded is not None:
+        assert not is_whole
+        return _with_adapter(_take_base(loaded), folder).requires_grad_(False)
     dtype = torch.bfloat16 if precision == "bf16" and not is_whole else torch.float32
     base = folder if is_whole else model_folder(spec, cache)
     quantization = "none" if is_whole else spec.quantization
@@ -109,6 +115,36 @@ def load_trained(
     if kernels is not None:
         apply_kernels(model, resolve_kernels(kernels, spec, None))
     return model
+
+
+def may_take_base(first: Path, second: Path) -> bool:
+    """Whether what was trained in two runs stands beside a base that both leave as it is.
+
+    LoRA on experts does not: it is computed by functions that are chosen when a model is loaded.
+    """
+    for run_dir in (first, second):
+        folder = trained_folder(run_dir)
+        if folder.name != ADAPTER_FOLDER:
+            return False
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        if config.get("target_parameters"):
+            return False
+    return True
+
+
+def _take_base(model: Any) -> Any:
+    """The base of a PEFT model, which is of no use any more."""
+    originals = {
+        name.removeprefix("base_model.model."): module.original_module
+        for name, module in model.named_modules()
+        if hasattr(module, "original_module")
+    }
+    base = model.unload()
+    for name, original in originals.items():  # PEFT leaves the trained copies there
+        base.set_submodule(name, original)
+    if hasattr(base, "peft_config"):  # by which PEFT would take it for adapted
+        del base.peft_config
+    return base
 
 
 def _with_adapter(base: Any, folder: Path) -> Any:

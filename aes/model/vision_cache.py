@@ -19,7 +19,7 @@ from torch import Tensor
 
 from aes.data.feature_store import FeatureStore, SamplePages
 from aes.hardware import StrategySpec
-from aes.kernels.parts import unwrap
+from aes.kernels.parts import tower_of
 from aes.kernels.vision import (
     PATCHES_PER_TOKEN,
     PageFeatures,
@@ -107,12 +107,15 @@ def choose_place(
 
 
 def _obstacle(model: Any, *, strategy: StrategySpec) -> str | None:
+    tower = tower_of(model)
+    if tower is None:
+        return "this model reads text alone"
     if strategy.shards_weights:
         return (
             f"under strategy={strategy.name} no rank holds the vision tower, and all must run it "
             "together"
         )
-    if not has_frozen_blocks(_visual(model)):
+    if not has_frozen_blocks(tower):
         return "the vision tower is trained, so what it makes of a page changes"
     return None
 
@@ -209,8 +212,18 @@ class VisionCache:
     def close(self) -> str:
         """Finish what is under way; tell what is kept and how often it was of use."""
         self.store.close()
-        share = self._num_hits / max(1, self._num_pages)
-        return f"vision cache: {self.store.describe()}; {share:.0%} of all pages came from there"
+        return f"{self.store.describe()}; {self._describe_use()}"
+
+    def _describe_use(self) -> str:
+        """A page counts once an epoch."""
+        num, hits = self._num_pages, self._num_hits
+        if num == 0:
+            return "no page was shown"
+        if hits == 0:
+            return f"the tower ran over all {num:,} pages shown, of which none was there yet"
+        if hits == num:
+            return f"all {num:,} pages shown came from there, and the tower ran over none"
+        return f"{hits:,} of {num:,} pages shown came from there, the tower ran over the others"
 
 
 def compute_features(
@@ -240,4 +253,6 @@ def _to(features: PageFeatures, device: torch.device) -> PageFeatures:
 
 
 def _visual(model: Any) -> Any:
-    return unwrap(model).model.visual
+    tower = tower_of(model)
+    assert tower is not None, "a model that reads text alone has no features of pages"
+    return tower

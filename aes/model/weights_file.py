@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 EXPERT_TENSORS = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")
@@ -74,6 +75,11 @@ class WeightsFile:
             "unexpected": sorted(self._of.keys() - expected.keys()),
             "mismatched": sorted(n for n in common if not self._fits(n, expected[n])),
         }
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Of a tensor as it is stored."""
+        empty: Tensor = self._of[name].get_slice(name)[:0]
+        return empty.dtype
 
     def read(self, name: str, shape: Shape, *, rows: slice = slice(None)) -> Tensor:
         """A tensor as the model holds it, or some of its rows, on the CPU in the file's dtype.

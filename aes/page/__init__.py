@@ -7,5 +7,6 @@ from aes.page.pdf import num_pages
 from aes.page.renderer import PageRenderer
 from aes.page.scan import ScanNoise
 from aes.page.spec import PageSpec
+from aes.page.table import image_bytes
 
-__all__ = ["PageRenderer", "PageSpec", "ScanNoise", "num_pages"]
+__all__ = ["PageRenderer", "PageSpec", "ScanNoise", "image_bytes", "num_pages"]

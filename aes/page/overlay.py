@@ -63,10 +63,11 @@ def note_on_layouts(
     at, num_above = _find(pages, place)
     page = pages[at]
     inset_x_px, inset_y_px = spec.insets_px
-    sheet = Sheet(page.width_px, spec.max_height_px, spec.min_pixels, inset_x_px, inset_y_px)
+    _, max_height_px = spec.sides_px
+    sheet = Sheet(page.width_px, max_height_px, spec.areas_px[0], inset_x_px, inset_y_px)
     rows = _note_rows(note, open_face(font, spec.glyph_px), sheet)
     grown = _open_gap(page, rows, num_above, inset_y_px=inset_y_px, ink=ink)
-    if grown.height_px <= spec.max_height_px:
+    if grown.height_px <= max_height_px:
         return (*pages[:at], grown, *pages[at + 1 :])
     # Seeds of scans: past those of the essay's own pages.
     own = stack(rows, sheet, columns=(), seed=page.seed + (len(pages) << 32))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -20,7 +21,7 @@ from aes.page.plain import TITLE_SCALE, plain_rows
 from aes.page.scan import scan_page
 from aes.page.spec import PageSpec
 from aes.page.squared import Grid
-from aes.records import Page, PageLayout, PdfPage
+from aes.records import Page, PageLayout, Picture
 
 PNG_COMPRESS_LEVEL = 1
 """Pages are mostly blank: level 1 is several times faster than the default and little larger."""
@@ -65,11 +66,12 @@ class PageRenderer:
         """
         assert seed >= 0, "random generators take no negative seed"
         self._check_typed(title, text)
+        width_px, max_height_px = self.spec.sides_px
         inset_x_px, inset_y_px = self.spec.insets_px
         sheet = Sheet(
-            width_px=self.spec.width_px,
-            max_height_px=self.spec.max_height_px,
-            min_pixels=self.spec.min_pixels,
+            width_px=width_px,
+            max_height_px=max_height_px,
+            min_pixels=self.spec.areas_px[0],
             inset_x_px=inset_x_px,
             inset_y_px=inset_y_px,
         )
@@ -80,8 +82,8 @@ class PageRenderer:
         """The page as an RGB image of its planned size; a layout always gives the same pixels."""
         return self._draw_grey(page).convert("RGB")
 
-    def open(self, source: Path | PdfPage) -> Image.Image:
-        """An essay that came as image or PDF: upright, margins trimmed, scaled down to page size.
+    def open(self, source: Picture) -> Image.Image:
+        """What came as image or PDF: upright, scaled to page size; of a sheet without margins.
 
         Returns:
             An RGB image; both sides are multiples of 32, the area lies between ``min_pixels`` and
@@ -90,7 +92,7 @@ class PageRenderer:
         Raises:
             ValueError: If the file is broken, too large, encrypted, or holds several images.
         """
-        return open_page(source, **self._areas)
+        return open_page(source, **self._fitting)
 
     def image(self, page: Page) -> Image.Image:
         """The RGB image that the model will see: a layout is drawn, anything else opened.
@@ -110,7 +112,7 @@ class PageRenderer:
         """
         if isinstance(page, PageLayout):
             return page.width_px, page.height_px
-        known = recall_size(page, **self._areas)
+        known = recall_size(page, **self._fitting)
         return self.open(page).size if known is None else known
 
     def save(self, page: Page, directory: Path, name: str) -> Path:
@@ -128,12 +130,11 @@ class PageRenderer:
         return path
 
     @property
-    def _areas(self) -> dict[str, int]:
-        spec = self.spec
-        return {
-            "min_pixels": spec.min_pixels,
-            "max_pixels": spec.width_px * spec.max_height_px,
-        }
+    def _fitting(self) -> dict[str, Any]:
+        if self.spec.reads_text_alone:
+            raise ValueError("this model reads text alone and no images: hand in typed text.")
+        least, most = self.spec.areas_px
+        return {"min_pixels": least, "max_pixels": most, "kind": self.spec.image_kind}
 
     @property
     def _font(self) -> Path:

@@ -40,7 +40,7 @@ class Lengths:
     def of(cls, prepared: Prepared) -> Lengths:
         """Lengths of a tokenised split."""
         return cls(
-            ids=tuple(prepared.rows["id"]),
+            ids=tuple(prepared.column("id")),
             num_tokens=tuple(prepared.column("num_tokens")),
             num_image_tokens=tuple(prepared.column("num_image_tokens")),
             num_supervised=tuple(prepared.column("num_supervised")),
@@ -63,6 +63,7 @@ class MeasuredData:
         overlong: Training samples left out for their length, with their tokens at full size.
         glyph_px: Least and greatest height of a glyph; ``None`` where no page is drawn.
         max_tokens: Limit of a sample.
+        unit: What was read: ``essays`` or ``records``.
     """
 
     train: Lengths
@@ -73,6 +74,7 @@ class MeasuredData:
     overlong: Mapping[str, int]
     glyph_px: tuple[float, float] | None
     max_tokens: int
+    unit: str = "essays"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -230,6 +230,8 @@ def _vision_bytes(load: Workload) -> float:
     sides of its MLP.
     """
     vision = load.model.vision
+    if vision is None:
+        return 0.0
     num_samples = 1 if load.caches_vision else load.hardware.micro_batch_size
     num_patches = 4 * num_samples * load.max_image_tokens
     block = 8 * vision.hidden_size + 2 * vision.intermediate_size

@@ -1,7 +1,7 @@
 """A model's weights -> how many there are in each part, and how many of them are trained.
 
-Works on any Qwen3-VL module, on the meta device too; knows names of parameters and nothing of
-what they compute.
+Works on any Qwen3 or Qwen3-VL module, on the meta device too; knows names of parameters and nothing
+of what they compute.
 """
 
 from __future__ import annotations

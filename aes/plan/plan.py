@@ -39,7 +39,8 @@ class Plan:
 
     Attributes:
         model: Its name for people.
-        essays: Counts of essays: ``read``, ``kept``, ``shrunk``.
+        essays: Counts of essays, or of what else was read: ``read``, ``kept``, ``shrunk``.
+        unit: What was read.
         dropped: Essays left out, by reason.
         glyph_px: Least and greatest height of a glyph; ``None`` where no page is drawn.
         page_features: What is kept of what the vision tower makes of pages; ``None``: not asked.
@@ -60,6 +61,7 @@ class Plan:
     global_batch_size: int
     batching: BatchingSpec
     essays: Mapping[str, int]
+    unit: str
     dropped: Mapping[str, int]
     glyph_px: tuple[float, float] | None
     page_features: KeptFeatures | None
@@ -102,6 +104,7 @@ def make_plan(run: PlannedRun) -> Plan:
         global_batch_size=run.global_batch_size,
         batching=run.batching,
         essays=dict(data.essays),
+        unit=data.unit,
         dropped=dict(data.dropped),
         glyph_px=data.glyph_px,
         page_features=run.page_features,

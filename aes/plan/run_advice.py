@@ -8,7 +8,7 @@ from aes.plan.planned_run import PlannedRun
 from aes.plan.steps import Schedule, StepPlan
 
 
-def run_settings(run: PlannedRun, steps: StepPlan, train: LengthSummary) -> dict[str, float]:
+def run_settings(run: PlannedRun, steps: StepPlan, train: LengthSummary) -> dict[str, float | str]:
     """What ``advise`` looks at, but for the strategy.
 
     Args:
@@ -28,10 +28,11 @@ def run_settings(run: PlannedRun, steps: StepPlan, train: LengthSummary) -> dict
 
 def _schedule_settings(
     schedule: Schedule, steps: StepPlan, *, global_batch_size: int, num_examples: int
-) -> dict[str, float]:
+) -> dict[str, float | str]:
     return {
         "trainer.max_epochs": float(schedule.max_epochs),
         "optim.warmup_ratio": schedule.warmup_ratio,
+        "optim.schedule": schedule.course,
         "batch_over_samples": global_batch_size / max(1, num_examples),
         # A run that was cut short by hand is a try, of which nobody expects much.
         **({"num_steps": float(steps.total)} if schedule.max_steps is None else {}),

@@ -18,6 +18,7 @@ class Schedule:
         val_every_n_epochs: Validation comes after every so many epochs, and after the last.
         every_n_train_steps: Steps between two saves; ``None``: not by steps.
         warmup_ratio: Share of all steps over which the learning rate rises.
+        course: How it falls from there: ``cosine``, ``linear``, or ``constant``: not at all.
     """
 
     max_epochs: int
@@ -26,6 +27,7 @@ class Schedule:
     every_n_train_steps: int | None
     save_each_epoch: bool
     warmup_ratio: float
+    course: str
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -84,7 +84,7 @@ def _size(number: int) -> str:
 def _essays(plan: Plan) -> str:
     parts = [f"{number:,} {name}" for name, number in plan.essays.items() if number]
     parts += [f"{number:,} dropped ({reason})" for reason, number in plan.dropped.items() if number]
-    return "essays: " + (", ".join(parts) or "none")
+    return f"{plan.unit}: " + (", ".join(parts) or "none")
 
 
 def _splits(plan: Plan) -> str:

@@ -153,7 +153,8 @@ def forward_flops(load: Workload, lengths: LengthSummary) -> SampleFlops:
     tower = sum_parameters(load.parameters, "vision tower").total
     mergers = sum_parameters(load.parameters, "merger").total
     page = 2 * page_patches * (tower + mergers / 4)
-    page += 4 * page_patches**2 * vision.hidden_size * vision.depth
+    if vision is not None:
+        page += 4 * page_patches**2 * vision.hidden_size * vision.depth
     return SampleFlops(
         layers=2 * tokens * _active_layers(load),
         attention=2 * tokens**2 * heads * text.num_layers,
@@ -228,9 +229,10 @@ def _validation_s(
     hardware = load.hardware
     num = math.ceil(lengths.num_examples / hardware.num_ranks)
     batches = math.ceil(num / batch_size)
-    prompt = replace(
-        lengths, mean_tokens=lengths.mean_tokens - lengths.mean_supervised, mean_supervised=1.0
-    )
+    prompt = lengths  # and answer, where validation takes its loss
+    if num_traits:
+        num_tokens = lengths.mean_tokens - lengths.mean_supervised
+        prompt = replace(lengths, mean_tokens=num_tokens, mean_supervised=1.0)
     compute_s = num * forward_flops(load, prompt).forward / (hardware.peak_tflops * 1e12)
     stream_s = batches * _stream_s(load)
     return max(compute_s, stream_s) + num_traits * stream_s

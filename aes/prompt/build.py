@@ -126,11 +126,14 @@ class ExampleBuilder:
 
 def shrink_page(page: PageSpec, factor: float) -> PageSpec:
     """Smaller type and a smaller largest page, for a sample that would not fit the limit."""
+    if page.reads_text_alone:
+        return page
+    width_px, max_height_px = page.sides_px
     # PageSpec asks for room for twice the least area.
-    least_px = 2 * page.min_pixels / page.width_px
-    height_px = max(page.max_height_px * factor, least_px)
+    least_px = 2 * page.areas_px[0] / width_px
+    height_px = max(max_height_px * factor, least_px)
     return dataclasses.replace(
         page,
         glyph_px=None if page.glyph_px is None else max(8, round(page.glyph_px * factor)),
-        max_height_px=min(page.max_height_px, -(-int(height_px) // 32) * 32),
+        max_height_px=min(max_height_px, -(-int(height_px) // 32) * 32),
     )

@@ -19,29 +19,31 @@ def print_check(
     counts: Mapping[str, int],
     *,
     full_list: str | None,
+    what: str = "essays",
 ) -> None:
     """Print problems by file and line, and what they amount to.
 
     Args:
-        counts: ``read``, ``kept`` and ``dropped`` essays.
+        counts: ``read``, ``kept`` and ``dropped``.
         full_list: Where all problems are listed, so that the table may be cut short; None if
             nowhere else, and the table lists them all.
+        what: ``essays`` or ``samples``.
     """
     if problems:
         shown = problems if full_list is None else problems[:_MOST_ROWS]
-        console.print(_table(shown))
+        console.print(_table(shown, what))
         if hidden := len(problems) - len(shown):
             console.print(f"... and {hidden} more; {full_list}", markup=False)
         cures = dict.fromkeys((p.code, p.cure) for p in problems)
         for code, cure in cures:
             console.print(Text.assemble((code, "bold"), f": {cure}"))
     told = ", ".join(f"{counts[name]} {name}" for name in ("read", "kept", "dropped"))
-    console.print(f"data check: {told} essays, {len(problems)} problems", highlight=False)
+    console.print(f"data check: {told} {what}, {len(problems)} problems", highlight=False)
 
 
-def _table(problems: Sequence[Problem]) -> Table:
+def _table(problems: Sequence[Problem], what: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("essay", no_wrap=True)
+    table.add_column(what.removesuffix("s"), no_wrap=True)
     table.add_column("where", overflow="fold")
     table.add_column("problem", overflow="fold")
     table.add_column("action", no_wrap=True)

@@ -14,7 +14,7 @@ from aes.files import write_atomically
 from aes.metrics.groups import ORIGINAL
 from aes.metrics.results import Evaluation
 from aes.report.evaluation_drawing import Drawing, to_svg
-from aes.report.evaluation_extras import double_panel, text_panel
+from aes.report.evaluation_extras import compared_panel, double_panel, text_panel
 from aes.report.evaluation_html import Html, bilingual, document, element, join
 from aes.report.evaluation_plots import draw_evaluation
 from aes.report.evaluation_points import shown_calibrations
@@ -60,6 +60,7 @@ def write_report(
         "baselines": _baselines_panel(evaluation, unchanged),
         "groups": _groups_panel(evaluation),
         "figures": _figures_panel(evaluation, rubric),
+        "compared": compared_panel(evaluation) if evaluation.compared else join(),
         "double": double_panel(evaluation.double) if evaluation.double else join(),
         "robustness": robustness_panel(evaluation.robustness) if evaluation.robustness else join(),
         "text": text_panel(evaluation) if evaluation.text else join(),

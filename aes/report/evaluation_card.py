@@ -62,6 +62,9 @@ def print_evaluation(
     if len(rubric.traits) > 1:
         console.print()
         console.print(_traits(agreement, rubric))
+    if evaluation.compared:
+        console.print()
+        console.print(_compared(evaluation))
     if evaluation.double is not None:
         console.print()
         console.print(Text(_double_line(evaluation.double)))
@@ -136,6 +139,24 @@ def _totals(evaluation: Evaluation, rubric: Rubric) -> Table:
     return table
 
 
+def _compared(evaluation: Evaluation) -> Table:
+    """A row a run: its own numbers, and what it is ahead of this one or behind."""
+    table = _table("run", "QWK", "less this run's", "95 % interval", "MAE", "less this run's")
+    mine = evaluation.agreement.metrics
+    table.add_row("this run", _number(mine["qwk/total"]), "", "", _number(mine["mae/total"], ".2f"))
+    for name, run in evaluation.compared.items():
+        value, ends = _with_interval(run.difference, "qwk/total", "+.3f")
+        table.add_row(
+            name,
+            _number(run.agreement.metrics["qwk/total"]),
+            value,
+            ends,
+            _number(run.agreement.metrics["mae/total"], ".2f"),
+            _number(run.difference.metrics["mae/total"], "+.2f"),
+        )
+    return table
+
+
 def _traits(agreement: Agreement, rubric: Rubric) -> Table:
     table = _table("trait", "QWK", "95 % interval", "MAE", "exact", "adjacent")
     for name in rubric.traits:
@@ -157,11 +178,11 @@ def _table(first: str, *rest: str) -> Table:
     return table
 
 
-def _with_interval(agreement: Agreement, name: str) -> tuple[str, str]:
+def _with_interval(agreement: Agreement, name: str, form: str = ".3f") -> tuple[str, str]:
     interval = agreement.intervals.get(name)
     known = interval is not None and not isnan(interval.low)
     ends = f"[{interval.low:.2f}, {interval.high:.2f}]" if interval and known else ""
-    return _number(agreement.metrics.get(name)), ends
+    return _number(agreement.metrics.get(name), form), ends
 
 
 def _number(value: float | None, form: str = ".3f") -> str:

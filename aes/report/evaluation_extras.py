@@ -1,11 +1,11 @@
-"""Double marking and text metrics -> their panels, as HTML.
+"""Other runs, double marking and text metrics -> their panels, as HTML.
 
 Each is there only if the evaluation has it. Computes nothing.
 """
 
 from __future__ import annotations
 
-from math import isfinite
+from math import isfinite, nan
 
 from aes.metrics.results import Agreement, DoubleMarking, Evaluation
 from aes.report.evaluation_html import Html, bilingual, element, join, table
@@ -17,6 +17,7 @@ from aes.report.evaluation_tables import (
     metric_heading,
     metric_name,
     stacked,
+    write_difference,
     write_number,
 )
 from aes.report.evaluation_words import say, say_or
@@ -58,6 +59,48 @@ def double_panel(double: DoubleMarking) -> Html:
             label=say("double.english_between"),
         ),
     )
+
+
+def compared_panel(evaluation: Evaluation) -> Html:
+    """Other runs on the same essays, and how far each is ahead of this one or behind."""
+    runs: dict[str, Agreement] = {_this(): evaluation.agreement}
+    runs |= {join(name): run.agreement for name, run in evaluation.compared.items()}
+    english = say("compared.english")
+    rows = [
+        [join(name), *(_difference(run.difference, metric) for metric in GRADER_METRICS)]
+        for name, run in evaluation.compared.items()
+    ]
+    return join(
+        bilingual("h2", say("compared.heading"), english, id="compared"),
+        element("p", say("compared.lead")),
+        agreements_table(
+            runs, GRADER_METRICS, heading=say("compared.run"), label=english, strong_rows=1
+        ),
+        bilingual("h3", say("compared.difference"), say("compared.english_difference")),
+        table(
+            [say("compared.run"), *(metric_heading(metric) for metric in GRADER_METRICS)],
+            rows,
+            label=say("compared.english_difference"),
+        ),
+        element("p", say("compared.note"), class_="note"),
+    )
+
+
+def _this() -> Html:
+    return join(say("baselines.model"), element("small", say("baselines.english_model")))
+
+
+def _difference(difference: Agreement, metric: str) -> Html:
+    """A signed number, and its interval below in small type."""
+    name = metric_name(metric)
+    value, interval = difference.metrics.get(name, nan), difference.intervals.get(name)
+    if not isfinite(value):
+        return join(UNDEFINED)
+    shown = write_difference(metric, value)
+    if interval is None or not (isfinite(interval.low) and isfinite(interval.high)):
+        return join(shown)
+    ends = ", ".join(write_difference(metric, end) for end in (interval.low, interval.high))
+    return join(shown, element("small", f"[{ends}]"))
 
 
 def text_panel(evaluation: Evaluation) -> Html:

@@ -7,7 +7,7 @@ that its users' scripts look for, so that two tools can be compared line by line
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,10 @@ def flat_metrics(evaluation: Evaluation, *, prefix: str) -> dict[str, float | No
         for label, agreement in agreements.items():
             found |= _flat(agreement, f"{prefix}/{name}/{label}")
     found |= {f"{prefix}/{name}": value for name, value in evaluation.text.items()}
+    for label, compared in evaluation.compared.items():
+        # A job of a sweep has the folder above in its name.
+        place = f"{prefix}/compare/{label.replace('/', '-')}"
+        found |= _flat(compared.agreement, place) | _flat(compared.difference, f"{place}/difference")
     found |= _double(evaluation, prefix) | _robustness(evaluation, prefix)
     return {name: value if isfinite(value) else None for name, value in found.items()}
 
@@ -65,14 +69,42 @@ def write_reference_files(
         {"prompt": prompts[one.id], "predict": one.grade.raw, "label": one.gold_text}
         for one in evaluation.marked
     ]
+    write_references(
+        lines,
+        evaluation.text,
+        folder,
+        answering_s=grading_s,
+        preparation_s=preparation_s,
+        batch_size=batch_size,
+    )
+
+
+def write_references(
+    lines: Sequence[Mapping[str, str]],
+    metrics: Mapping[str, float],
+    folder: Path,
+    *,
+    answering_s: float,
+    preparation_s: float,
+    batch_size: int,
+) -> None:
+    """The three files from what stands in them; see ``write_reference_files``.
+
+    Args:
+        lines: Prompt, answer and wanted answer of each sample.
+        metrics: By the names that they have there.
+        answering_s: Seconds of answering all samples.
+    """
     content = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    write_atomically(folder / "generated_predictions.jsonl", content.encode())
+    # Half of a surrogate pair has no UTF-8, but its escape is valid JSON.
+    written = content.encode("utf-8", "backslashreplace")
+    write_atomically(folder / "generated_predictions.jsonl", written)
     num_steps = -(-len(lines) // batch_size)
-    results: dict[str, float] = dict(evaluation.text) | {
+    results: dict[str, float] = dict(metrics) | {
         "predict_model_preparation_time": round(preparation_s, 4),
-        "predict_runtime": round(grading_s, 4),
-        "predict_samples_per_second": round(len(lines) / grading_s, 3) if grading_s else 0.0,
-        "predict_steps_per_second": round(num_steps / grading_s, 3) if grading_s else 0.0,
+        "predict_runtime": round(answering_s, 4),
+        "predict_samples_per_second": round(len(lines) / answering_s, 3) if answering_s else 0.0,
+        "predict_steps_per_second": round(num_steps / answering_s, 3) if answering_s else 0.0,
     }
     for name in ("predict_results.json", "all_results.json"):
         write_atomically(folder / name, _json(results))

@@ -72,6 +72,11 @@ def write_number(metric: str, value: float) -> str:
     return f"{value:{_SIGNED.get(metric, '.3f')}}"
 
 
+def write_difference(metric: str, value: float) -> str:
+    """The difference of two values of a metric, with its sign; of shares in points of percent."""
+    return f"{value:+.1%}" if metric in _PERCENT else f"{value:{_SIGNED.get(metric, '+.3f')}}"
+
+
 def write_interval(metric: str, interval: Interval | None) -> str:
     """Both ends in brackets; empty where there is no interval."""
     if interval is None or not (isfinite(interval.low) and isfinite(interval.high)):

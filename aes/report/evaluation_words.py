@@ -1,6 +1,6 @@
 """A key -> the report's words, from ``evaluation.yaml``, so that a translation is another file.
 
-Knows no HTML.
+Keys that begin with ``answers.`` stand in ``text_evaluation.yaml``. Knows no HTML.
 """
 
 from __future__ import annotations
@@ -31,8 +31,12 @@ def say_or(key: str, otherwise: str) -> str:
 @cache
 def words() -> dict[str, str]:
     """Every text by its dotted key."""
-    text = resources.files("aes.report").joinpath("evaluation.yaml").read_text(encoding="utf-8")
-    return dict(_flatten(yaml.safe_load(text), ""))
+    folder = resources.files("aes.report")
+    return {
+        key: text
+        for name, path in (("evaluation.yaml", ""), ("text_evaluation.yaml", "answers."))
+        for key, text in _flatten(yaml.safe_load(folder.joinpath(name).read_text("utf-8")), path)
+    }
 
 
 def _flatten(node: dict[str, Any], path: str) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Grades <-> lines of JSON, and a file that such lines are appended to.
+"""Grades, or answers in text, <-> lines of JSON, and a file that such lines are appended to.
 
 Knows one line at a time; which lines stay in a file, and who may write it, is decided in
 ``aes.report.predictions``.
@@ -15,11 +15,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-from aes.records import Grade
+from aes.records import Answer, Grade
 
 # Valid within JSON, but line ends to some readers.
 _LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
-_REQUIRED = frozenset({"id", "scores", "total_score", "error", "model", "adapter", "settings"})
+_REQUIRED = frozenset({"id", "error", "model", "adapter", "settings"})
+_ONE_OF = frozenset({"scores", "answer"})
 
 Line = dict[str, Any]
 
@@ -81,24 +82,33 @@ class LineWriter:
                 batch's time; ``None``: not known.
             warnings: What was mended in the essay.
         """
-        self._append(grade, error=grade.parse_error, seconds=seconds, warnings=warnings)
+        line = _line_of(grade, grade.parse_error)
+        self._append(line, seconds=seconds, warnings=warnings)
 
     def write_error(self, id: str, error: str, *, warnings: Sequence[str] = ()) -> None:
         """Append an essay that could not be graded."""
-        self._append(Grade(id=id), error=error, seconds=None, warnings=warnings)
+        self._append(_line_of(Grade(id=id), error), seconds=None, warnings=warnings)
 
-    def _append(
-        self, grade: Grade, *, error: str, seconds: float | None, warnings: Sequence[str]
+    def write_answer(
+        self, answer: Answer, *, seconds: float | None = None, warnings: Sequence[str] = ()
     ) -> None:
+        """Append an answer in text, or why there is none; see ``write_grade``."""
+        line: Line = {"id": answer.id, "answer": None if answer.error else answer.text}
+        if answer.probabilities:
+            line["probabilities"] = {k: _number(p, 6) for k, p in answer.probabilities.items()}
+        line["error"] = answer.error or None
+        self._append(line, seconds=seconds, warnings=warnings)
+
+    def _append(self, line: Line, *, seconds: float | None, warnings: Sequence[str]) -> None:
         assert self._file is not None, "a writer is used within its with statement"
-        line = _line_of(grade, error) | {
+        line = line | {
             "warnings": list(warnings),
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": _number(seconds, 3),
             "model": self.provenance.model,
             "adapter": self.provenance.adapter,
             "settings": self.provenance.settings,
-            "essay": self.digests.get(grade.id, ""),
+            "essay": self.digests.get(line["id"], ""),
         }
         try:
             self._file.write(encode(line))
@@ -130,13 +140,17 @@ def parse(content: bytes, path: Path) -> list[Line]:
             line = json.loads(raw)
         except (ValueError, RecursionError):
             line = None
-        if not isinstance(line, dict) or not line.keys() >= _REQUIRED:
+        if not isinstance(line, dict) or not _is_ours(line):
             raise ValueError(
                 f"{path}, line {number}, is no grade as this program writes it: remove the file or "
                 "choose another output."
             )
         lines.append(line)
     return lines
+
+
+def _is_ours(line: Line) -> bool:
+    return line.keys() >= _REQUIRED and not _ONE_OF.isdisjoint(line)
 
 
 def _is_json(raw: bytes) -> bool:

@@ -181,7 +181,7 @@ class PredictionWriter(LineWriter):
             for key in ("model", "adapter", "settings"):
                 if line[key] != getattr(self.provenance, key):
                     raise ValueError(
-                        f"{path}, line {number}, was graded with another model, adapter or "
+                        f"{path}, line {number}, was made with another model, adapter or "
                         f"settings (its {key} differs): remove the file or choose another output."
                     )
         return lines

@@ -1,4 +1,4 @@
-"""Graded pages -> a page of samples: image, gold answer and predicted answer side by side.
+"""Answered pages -> a page of samples: image, gold answer and predicted answer side by side.
 
 One self-contained HTML file, or the same rows as a W&B table. Knows no model; shows answers as
 they came.
@@ -38,23 +38,23 @@ pre { font: inherit; white-space: pre-wrap; overflow-wrap: anywhere; margin: .3e
 
 @dataclass(frozen=True, kw_only=True)
 class SampleRow:
-    """One graded page.
+    """One page with its answers.
 
     Attributes:
         id: The essay's id.
-        page: Its first page as the model saw it; ``None`` for typed text.
+        page: Its first page as the model saw it; ``None`` for text alone.
         gold_text: The answer that it should give.
         pred_text: The answer as it came, readable or not.
-        gold_total: In points.
-        pred_total: In points; NaN where the answer could not be read.
+        gold_total: In points; ``None`` where answers are not scored.
+        pred_total: Likewise; NaN where the answer could not be read.
     """
 
     id: str
     page: Image | None
     gold_text: str
     pred_text: str
-    gold_total: float
-    pred_total: float
+    gold_total: float | None
+    pred_total: float | None
 
 
 def write_samples_html(rows: Sequence[SampleRow], path: Path) -> None:
@@ -68,8 +68,8 @@ def write_samples_html(rows: Sequence[SampleRow], path: Path) -> None:
     document = (
         '<!DOCTYPE html>\n<html lang="zh-CN">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>Graded samples</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        f"<h1>Graded samples</h1>\n{articles}\n</body>\n</html>\n"
+        f"<title>Samples</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        f"<h1>Samples</h1>\n{articles}\n</body>\n</html>\n"
     )
     write_atomically(path, document.encode("utf-8"))
 
@@ -93,8 +93,10 @@ def wandb_table(rows: Sequence[SampleRow]) -> wandb.Table:
 
 
 def _article(row: SampleRow) -> str:
-    predicted = "not readable" if isnan(row.pred_total) else f"{row.pred_total:g}"
-    heading = f"{row.id}: gold {row.gold_total:g}, predicted {predicted}"
+    heading = row.id
+    if row.gold_total is not None and row.pred_total is not None:
+        predicted = "not readable" if isnan(row.pred_total) else f"{row.pred_total:g}"
+        heading += f": gold {row.gold_total:g}, predicted {predicted}"
     return (
         f"<article>\n<h2>{escape(heading)}</h2>\n<div>{_picture(row)}</div>\n"
         f"<div><h3>gold answer</h3><pre>{escape(row.gold_text)}</pre></div>\n"
@@ -104,7 +106,7 @@ def _article(row: SampleRow) -> str:
 
 def _picture(row: SampleRow) -> str:
     if row.page is None:
-        return "<h3>typed text, no page</h3>"
+        return "<h3>text, no page</h3>"
     png = io.BytesIO()
     row.page.save(png, format="PNG", optimize=True)
     data = base64.b64encode(png.getvalue()).decode("ascii")

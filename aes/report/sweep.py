@@ -85,8 +85,9 @@ class Sweep:
 
     @property
     def best(self) -> Trial | None:
-        """The trial with the highest objective, the first of equals; ``None`` without any."""
-        return max(self.measured, key=lambda one: one.objective or 0.0, default=None)
+        """The trial with the best objective, the first of equals; ``None`` without any."""
+        sign = -1 if self.monitor.endswith("/loss") else 1
+        return max(self.measured, key=lambda one: sign * (one.objective or 0.0), default=None)
 
     @property
     def num_essays(self) -> int | None:

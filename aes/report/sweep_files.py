@@ -74,13 +74,13 @@ def _progress(sweep: Sweep) -> str:
     best = sweep.best
     assert best.objective is not None
     return (
-        f"{said}。{sweep.monitor} 最高的是第 {best.name} 号（{best.label}）：{best.objective:.3f}。"
+        f"{said}。{sweep.monitor} 最好的是第 {best.name} 号（{best.label}）：{best.objective:.3f}。"
     )
 
 
 def _caution(sweep: Sweep) -> str:
     """How far differences count, in the reader's language."""
-    chosen = "选出的最高值还会因挑选而偏高，请用 evaluate.py 在测试集上再评一次。"
+    chosen = "选出的最好值还会因挑选而偏好，请用 evaluate.py 在测试集上再评一次。"
     if sweep.noise is None:
         return f"各次训练之间的差别含有偶然因素；{chosen}"
     said = (
@@ -108,7 +108,7 @@ def _row(sweep: Sweep, one: Trial, shown: list[str]) -> list[str]:
     numbers = [_number(one.objective), *(_number(one.metrics.get(name)) for name in shown)]
     state = _STATES[one.state]
     if one is sweep.best:
-        state = element("span", "最高", class_="mark passed")
+        state = element("span", "最好", class_="mark passed")
     elif one.state == "failed":
         state = element("span", state, class_="mark failed")
     num_essays = "–" if one.num_essays is None else str(one.num_essays)
@@ -129,7 +129,7 @@ def _figure(sweep: Sweep, drawing: bytes) -> Html:
     alt = "; ".join(f"{one.label}: {_number(one.objective)}" for one in sweep.measured)
     image = element("img", alt=alt, src=f"data:image/svg+xml;base64,{data}")
     caption = (
-        f"每点是一次训练在验证集上的 {sweep.monitor}，橙色为最高；竖线是上面所说的不确定范围。"
+        f"每点是一次训练在验证集上的 {sweep.monitor}，橙色为最好；竖线是上面所说的不确定范围。"
     )
     return element("figure", image, element("figcaption", caption))
 

@@ -15,10 +15,8 @@ from lightning.pytorch.strategies import Strategy
 
 from aes.data.datamodule import EssayDataModule
 from aes.hardware import HardwareSpec, StrategySpec
-from aes.metrics.groups import by_group
 from aes.metrics.results import Agreement
 from aes.ranks import Ranks
-from aes.records import Marked
 from aes.report.samples import SampleRow, write_samples_html
 from aes.training.bad_steps import FOLDER, BadSteps
 from aes.training.checkpoint import Resumable
@@ -26,9 +24,9 @@ from aes.training.checkpoint.callback import STATE_FILE, Checkpoints, RunFacts
 from aes.training.checkpoint.folder import clear_drafts
 from aes.training.loggers import log_final, wandb_id
 from aes.training.metrics_log import MetricsLog, write_metrics_json
-from aes.training.module import GraderModule
+from aes.training.module import TuningModule
 from aes.training.progress import ProgressReport
-from aes.training.sample_table import log_samples, sample_rows
+from aes.training.sample_table import log_samples
 from aes.training.spec import CheckpointSpec, SampleTableSpec, TrainerSpec
 from aes.training.stopping import StopSignals
 from aes.training.strategies import build_strategy
@@ -53,7 +51,7 @@ class Fitted:
 
 
 def fit(
-    module: GraderModule,
+    module: TuningModule,
     data: EssayDataModule,
     *,
     trainer: TrainerSpec,
@@ -81,6 +79,10 @@ def fit(
         SystemExit: With status 143 or 138 after SIGTERM or SIGUSR1, the step saved.
         KeyboardInterrupt: After Ctrl-C, the step saved; at once after the second one.
     """
+    if module.num_steps == 0:  # what the adapter began with is all there is to be
+        if ranks.is_first:
+            write_metrics_json(run_dir / "metrics.json", dict(baselines))
+        return Fitted(metrics={}, groups={}, num_steps=0, num_skipped=0)
     log = MetricsLog(run_dir / "metrics.jsonl")
     facts = RunFacts(
         settings=dict(described),
@@ -133,7 +135,7 @@ def fit(
         _fit(lightning_trainer, module, data, start)
     fitted = Fitted(
         metrics=validation_metrics(lightning_trainer),
-        groups=_agreement_by_operation(module),
+        groups=module.validation.groups(),
         num_steps=lightning_trainer.global_step,
         num_skipped=progress.skipped_steps,
     )
@@ -149,8 +151,7 @@ def fit(
         write_metrics_json(run_dir / "metrics.json", found)
     # On every rank, since none can compute alone where weights are sharded; and then without
     # comments, of which one rank might come to write a word more than another.
-    rows = sample_rows(
-        module.grader,
+    rows = module.validation.show(
         data.val_examples or data.train.examples(),  # what there is, if only what was trained on
         num_examples=sample_table.num_examples,
         scores_only=strategy.shards_weights,
@@ -202,7 +203,7 @@ def _show_samples(rows: list[SampleRow], logger: Logger | None, run_dir: Path) -
 
 
 def _fit(
-    trainer: Trainer, module: GraderModule, data: EssayDataModule, start: Resumable | None
+    trainer: Trainer, module: TuningModule, data: EssayDataModule, start: Resumable | None
 ) -> None:
     """Fit; Ctrl-C comes out as what it is, and not as Lightning's bare exit."""
     # Lightning's own handlers would leave in the middle of a step, and ask all ranks about it
@@ -227,20 +228,3 @@ def _all_metrics(fitted: Fitted) -> dict[str, float]:
         for name in ("qwk", "mae")
     }
     return {**fitted.metrics, **by_operation}
-
-
-def _agreement_by_operation(module: GraderModule) -> dict[str, Agreement]:
-    """Agreement of the last validation by what was done to the essay."""
-    marked = [
-        Marked(
-            id=example.id,
-            source=example.source,
-            group=example.group,
-            num_chars=example.num_chars,
-            gold=example.scores,
-            gold_text="",
-            grade=grade,
-        )
-        for example, grade in module.graded
-    ]
-    return by_group(marked, rubric=module.grader.rubric, threshold=None, num_resamples=0, seed=0)

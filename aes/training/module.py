@@ -1,10 +1,9 @@
-"""Lightning's view of training: a step's loss, the optimiser, validation through the Grader."""
+"""Lightning's view of training: a step's loss, the optimiser, and when to validate."""
 
 # ruff: noqa: ARG002 (a hook takes what Lightning passes, needed or not)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -12,26 +11,23 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from aes.data.branches import add_branches
-from aes.data.datamodule import Dealt
-from aes.grading import Grader
 from aes.kernels.forward import autocast
-from aes.metrics.grades import AgreementMetrics, validation_names
 from aes.model.adapters import trainable_lora_b
 from aes.model.sharding import full_tensor
 from aes.model.vision_cache import VisionCache
 from aes.ranks import ALONE, Ranks
-from aes.records import Example, Grade
 from aes.training.loss import summed_loss
 from aes.training.optim import build_optimizer, build_schedule, parameter_groups
 from aes.training.progress import StepReport
 from aes.training.spec import ExpectedLossSpec, LossSpec, OptimSpec, OrdinalLossSpec
+from aes.training.validation import Validation
 
 
-class GraderModule(LightningModule):
-    """Trains the model inside a Grader.
+class TuningModule(LightningModule):
+    """Trains the model inside an Engine.
 
     Args:
-        grader: Holds the model that is trained.
+        validation: Judges the part that is held out; its Engine holds the model that is trained.
         loss: Which loss is taken.
         optim: Optimiser and schedule.
         precision: As the model was loaded.
@@ -40,6 +36,7 @@ class GraderModule(LightningModule):
         logit_rows: Rows of logits that are there at once; ``None``: all.
         vision_cache: Gives pages' features in place of the pages; ``None``: nobody does.
         ranks: The processes that train together.
+        begins_as_base: Whether the adapter changes nothing yet; if not, it was trained before.
     """
 
     # Checkpoints hold what is trained; the frozen base comes from its own folder.
@@ -48,7 +45,7 @@ class GraderModule(LightningModule):
     def __init__(
         self,
         *,
-        grader: Grader,
+        validation: Validation,
         loss: LossSpec,
         optim: OptimSpec,
         precision: Literal["fp32", "bf16"],
@@ -57,10 +54,11 @@ class GraderModule(LightningModule):
         logit_rows: int | None = None,
         vision_cache: VisionCache | None = None,
         ranks: Ranks = ALONE,
+        begins_as_base: bool = True,
     ) -> None:
         super().__init__()
-        self.model = grader.engine.model
-        self.grader = grader
+        self.model = validation.engine.model
+        self.validation = validation
         self.loss_spec = loss
         self.optim_spec = optim
         # Now and not when training begins, so that a wrong name leaves no run behind.
@@ -71,8 +69,7 @@ class GraderModule(LightningModule):
         self.logit_rows = logit_rows
         self.vision_cache = vision_cache
         self.ranks = ranks
-        self.agreement = AgreementMetrics(grader.rubric)
-        self.graded: list[tuple[Example, Grade]] = []
+        self.begins_as_base = begins_as_base
         self._loss_of_step = torch.zeros(())
         self._tokens_of_step = 0
         self._steps_done = 0
@@ -81,9 +78,9 @@ class GraderModule(LightningModule):
         """Nothing to do: a model that is sharded is so since it was loaded."""
 
     def on_train_start(self) -> None:
-        """The adapter must not change the base's answers before the first step."""
+        """A new adapter must not change the base's answers before the first step."""
         self._steps_done = self.trainer.global_step
-        if self.trainer.global_step == 0:
+        if self.trainer.global_step == 0 and self.begins_as_base:
             for b in trainable_lora_b(self.model):
                 assert not full_tensor(b).any(), "lora_B is not zero"
 
@@ -93,7 +90,7 @@ class GraderModule(LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """This micro-batch's share of the mean loss over the whole global batch."""
-        guide = self.grader.engine.processor.guide
+        guide = self.validation.engine.processor.guide
         if isinstance(self.loss_spec, ExpectedLossSpec | OrdinalLossSpec):
             batch = add_branches(batch, guide)  # which only a loss on scores pays for
         with autocast(self.base_precision, self.device):
@@ -144,27 +141,17 @@ class GraderModule(LightningModule):
         return (0, 0) if self.vision_cache is None else self.vision_cache.count()
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the grades of the last validation."""
-        self.agreement.reset()
-        self.graded = []
+        """Forget the last validation."""
+        self.validation.begin()
 
-    def validation_step(self, dealt: Sequence[Dealt], batch_idx: int) -> None:
-        """Grade a batch; scores only, so that every rank makes the same forward passes."""
-        grades = self.grader.grade([one.example for one in dealt], scores_only=True)
-        found = [
-            (one.example, grade) for one, grade in zip(dealt, grades, strict=True) if one.counts
-        ]
-        self.agreement.update(
-            [grade for _, grade in found], [example.scores for example, _ in found]
-        )
-        self.graded += found
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Judge a batch."""
+        self.validation.step(batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Gather the grades of all ranks; make the metrics known to callbacks and loggers."""
-        self.graded = [pair for part in self.ranks.gather(self.graded) for pair in part]
-        found = self.agreement.compute()
+        """Make the metrics known to callbacks and loggers."""
+        values = {f"val/{name}": value for name, value in self.validation.end().items()}
         # Loggers get them from ValidationLog, with the step that they belong to.
-        values = {f"val/{name}": found[name] for name in validation_names(found)}
         self.log_dict(values, logger=False)
 
     def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]

@@ -24,6 +24,11 @@ def require_possible(strategy: StrategySpec, adapter: AdapterSpec) -> None:
             "is added to whole matrices, of which a rank holds a part; use strategy=zero2 or ddp, "
             "or take experts out of adapter.targets"
         )
+    if strategy.shards_weights and isinstance(adapter, LoraSpec) and adapter.init_from is not None:
+        raise ValueError(
+            f"strategy={strategy.name} cannot begin with adapter.init_from, since no rank holds a "
+            "whole matrix to put it in; use strategy=zero2 or ddp"
+        )
 
 
 def check_strategy_requirements(strategy: StrategySpec, hardware: HardwareSpec) -> None:

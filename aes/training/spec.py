@@ -94,7 +94,8 @@ class TrainerSpec:
 
     Attributes:
         max_epochs: Passes over the training split.
-        max_steps: Optimiser steps after which to stop early; ``None``: no such limit.
+        max_steps: Optimiser steps after which to stop early; ``None``: no such limit; 0: train
+            nothing, and make a run of what ``adapter.init_from`` names.
         gradient_checkpointing: What the backward pass computes again instead of keeping it.
             ``none``; ``attention``: of each layer its attention; ``every_nth``: each n-th layer
             whole; ``all``: all layers, for much less memory and about a third more work; ``auto``:
@@ -109,7 +110,7 @@ class TrainerSpec:
     """
 
     max_epochs: Annotated[int, Field(ge=1)]
-    max_steps: Annotated[int, Field(ge=1)] | None
+    max_steps: Annotated[int, Field(ge=0)] | None
     gradient_checkpointing: Literal["auto", "none", "attention", "every_nth", "all"]
     gradient_checkpointing_every: Annotated[int, Field(ge=2)]
     gradient_clip_norm: Annotated[float, Field(gt=0)] | None
@@ -127,13 +128,18 @@ class CheckpointSpec:
         save_each_epoch: Save after each epoch too.
         keep_last: Newest checkpoints to keep, besides the best one; the second newest is there for
             the day when the newest cannot be read.
-        monitor: Validation metric that decides which checkpoint is best; higher is better.
+        monitor: Validation metric that decides which checkpoint is best.
     """
 
     every_n_train_steps: Annotated[int, Field(ge=1)] | None
     save_each_epoch: bool
     keep_last: Annotated[int, Field(ge=1)]
     monitor: str
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Of ``monitor``."""
+        return self.monitor.endswith("/loss")
 
 
 @dataclass(frozen=True, kw_only=True, config=_SCHEMA)

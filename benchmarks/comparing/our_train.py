@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from aes.corpus.check import Draft
     from aes.data.datamodule import EssayDataModule
     from aes.data.prepare import Prepared
-    from aes.training.module import GraderModule
+    from aes.training.module import TuningModule
 
 RECORD_FILE = "record.json"
 ADAPTER_FOLDER = "adapter"
@@ -90,7 +90,7 @@ def make_and_record(settings: Settings, *, folder: Path) -> int:
 
 
 def record(
-    module: GraderModule, data: EssayDataModule, *, folder: Path, base: Path, **fit: Any
+    module: TuningModule, data: EssayDataModule, *, folder: Path, base: Path, **fit: Any
 ) -> NoReturn:
     """Write what another trainer needs, in place of training."""
     batches = order(data, fit["trainer"].max_epochs)
@@ -134,11 +134,11 @@ def describe(train: Prepared) -> dict[str, dict[str, Any]]:
     return found
 
 
-def plain_loss(module: GraderModule, samples: Sequence[dict[str, Any]]) -> float:
+def plain_loss(module: TuningModule, samples: Sequence[dict[str, Any]]) -> float:
     """Mean of the samples' losses by transformers' own forward pass, which takes logits of all."""
     import torch
 
-    engine = module.grader.engine
+    engine = module.validation.engine
     processor = engine.processor
     (line_feed,) = processor.tokenizer.encode("\n", add_special_tokens=False)
     total = 0.0

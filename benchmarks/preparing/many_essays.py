@@ -31,7 +31,7 @@ from aes.prompt import PromptSpec
 from aes.prompt.build import ExampleBuilder
 from aes.rubric import Rubric
 
-CONF = Path(__file__).parents[1] / "conf"
+CONF = Path(__file__).parents[2] / "conf"
 MOST_TOKENISED = 2_000
 """Of larger corpora so many are laid out and tokenised, and the seconds carried on."""
 

@@ -1,7 +1,8 @@
 """Whole commands on the CUDA devices at hand, and what their runs left behind.
 
-Every test is skipped where there is no CUDA device. ``AES_TEST_ACCELERATOR=cpu pytest tests/gpu``
-runs them on the CPU instead: it tries the tests where there is no card, not the cards.
+What needs a CUDA device is skipped where there is none. ``AES_TEST_ACCELERATOR=cpu pytest
+tests/gpu`` runs such commands on the CPU instead: it tries the tests where there is no card, not
+the cards.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from aes.training import module  # noqa: E402
 
 def tell_dtypes(folder: Path) -> None:
     """Let the module write them down when training starts: DeepSpeed has had its way by then."""
-    before = module.GraderModule.on_train_start
+    before = module.TuningModule.on_train_start
 
     def on_train_start(self: Any) -> None:
         before(self)
@@ -34,12 +34,12 @@ def tell_dtypes(folder: Path) -> None:
         path = folder / f"rank-{self.ranks.rank}.json"
         path.write_text(json.dumps(told | {"device": self.device.type}), encoding="utf-8")
 
-    module.GraderModule.on_train_start = on_train_start  # type: ignore[method-assign]
+    module.TuningModule.on_train_start = on_train_start  # type: ignore[method-assign]
 
 
 def spoil_loss(number: int) -> None:
     """Let one forward pass of the last rank give no number."""
-    before = module.GraderModule.training_step
+    before = module.TuningModule.training_step
     passes = iter(range(1, sys.maxsize))
     compute = module.summed_loss
 
@@ -53,7 +53,7 @@ def spoil_loss(number: int) -> None:
         module.summed_loss = spoilt
         return before(self, *args)
 
-    module.GraderModule.training_step = training_step  # type: ignore[method-assign]
+    module.TuningModule.training_step = training_step  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -26,10 +26,11 @@ from aes.model.loading import load_model
 from aes.model.sharding import full_tensor, trained_state_dict
 from aes.ranks import Ranks, find_ranks
 from aes.training.loss import summed_loss
-from aes.training.module import GraderModule
+from aes.training.module import TuningModule
 from aes.training.progress import peak_memory_gib
 from aes.training.saving import save_trained
 from aes.training.strategies import build_strategy
+from aes.training.validation import GradingValidation
 
 PADDED = BatchingSpec(order="bucketed", pool_steps=8, layout="padded", max_tokens=None)
 
@@ -70,7 +71,7 @@ class Watch(Callback):
             trainer.save_checkpoint(self.job["folder"] / "saved.ckpt")
 
 
-def build(job: dict[str, Any], ranks: Ranks) -> tuple[GraderModule, EssayDataModule]:
+def build(job: dict[str, Any], ranks: Ranks) -> tuple[TuningModule, EssayDataModule]:
     hardware = job["hardware"]
     processor = Processor(
         job["checkpoint"],
@@ -117,8 +118,8 @@ def build(job: dict[str, Any], ranks: Ranks) -> tuple[GraderModule, EssayDataMod
         rank=ranks.rank,
         num_ranks=ranks.num_ranks,
     )
-    module = GraderModule(
-        grader=grader,
+    module = TuningModule(
+        validation=GradingValidation(grader, ranks=ranks),
         loss=job["loss"],
         optim=job["optim"],
         precision=hardware.precision,
@@ -130,9 +131,9 @@ def build(job: dict[str, Any], ranks: Ranks) -> tuple[GraderModule, EssayDataMod
     return module, data
 
 
-def first_loss_of_base(module: GraderModule, data: EssayDataModule) -> float:
+def first_loss_of_base(module: TuningModule, data: EssayDataModule) -> float:
     """The loss of the first step as the base has it, without the adapter."""
-    engine, total = module.grader.engine, 0.0
+    engine, total = module.validation.engine, 0.0
     batches = iter(data.train_dataloader())
     with torch.no_grad(), without_adapter(module.model):
         for batch in filter(None, islice(batches, module.accumulation)):
@@ -197,8 +198,8 @@ def main(job: dict[str, Any]) -> None:
         "lora_b_is_zero": watch.lora_b_is_zero,
         "global_step": trainer.global_step,
         "trained": trained,
-        "grades": {e.id: g.expected for e, g in module.graded},
-        "num_graded": len(module.graded),
+        "grades": {e.id: g.expected for e, g in module.validation.graded},
+        "num_graded": len(module.validation.graded),
         "held": held_bytes(module.model),
         "whole": whole,
         "peak_gib": peak_memory_gib(torch.device("cpu")),

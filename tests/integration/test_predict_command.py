@@ -580,7 +580,7 @@ def test_grades_of_other_settings_are_not_mixed_in(
     for change in ("decoding.score=greedy", f"rubric.deductions={RULES}", "base=true"):
         assert predict(*command, change) == 1
         error = capsys.readouterr().err
-        assert "was graded with another model, adapter or settings" in error
+        assert "was made with another model, adapter or settings" in error
         assert error.count("\n") == 1
         assert output.read_bytes() == before
 

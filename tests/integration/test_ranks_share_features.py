@@ -23,7 +23,7 @@ def test_what_one_rank_wrote_the_other_reads(session_cache: Path, tmp_path: Path
     losses, hits = {}, {}
     for place in ("disk", "memory"):
         run_dir = tmp_path / place
-        subprocess.run(
+        done = subprocess.run(
             [
                 *(sys.executable, ROOT / "train.py", *TWO_EPOCHS, f"vision_cache={place}"),
                 *(f"paths.cache={tmp_path / 'cache'}", f"run_dir={run_dir}"),
@@ -31,8 +31,10 @@ def test_what_one_rank_wrote_the_other_reads(session_cache: Path, tmp_path: Path
             env=os.environ | {"AES_CACHE": str(session_cache), "OMP_NUM_THREADS": "1"},
             check=True,
             capture_output=True,
+            text=True,
             timeout=400,
         )
+        assert "vision cache of the first rank: features of" in done.stdout
         lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         steps = [line for line in map(json.loads, lines) if "loss" in line]
         losses[place] = [line["loss"] for line in steps]

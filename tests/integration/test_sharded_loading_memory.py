@@ -53,7 +53,9 @@ watcher = threading.Thread(target=watch)
 watcher.start()
 model = load_model(
     spec,
-    LoraSpec(rank=8, alpha=16, dropout=0.0, targets=("attention",), modules_to_save=()),
+    LoraSpec(
+        rank=8, alpha=16, dropout=0.0, targets=("attention",), modules_to_save=(), init_from=None
+    ),
     cache=out, precision="fp32", accelerator="cpu", gradient_checkpointing="none", seed=1,
     strategy=StrategySpec(name=name), ranks=ranks,
 )

@@ -26,6 +26,7 @@ from aes.data.processor import Processor
 from aes.hardware import HardwareSpec, StrategySpec
 from aes.inference import DecodingSpec, HfEngineSpec
 from aes.model import KernelSpec, LoraSpec, ModelSpec
+from aes.model.nano import nano_folder
 from aes.model.spec import NoAdapterSpec
 from aes.page import PageSpec
 from aes.prompt.build import ExampleBuilder
@@ -375,3 +376,74 @@ def test_a_bfloat16_base_stays_so(name: str, run: Run) -> None:
         assert rank["dtypes"] == single["dtypes"] == ["torch.bfloat16", "torch.float32"]
         assert rank["whole"] == single["whole"]
         assert rank["losses"] == pytest.approx(single["losses"], abs=1e-2)
+
+
+@pytest.fixture(scope="module")
+def text_job(
+    nano_text_spec: ModelSpec,
+    text_builder: ExampleBuilder,
+    text_processor: Processor,
+    essays: tuple[Essay, ...],
+    make_lora: Callable[..., LoraSpec],
+    read_conf: Callable[..., dict[str, Any]],
+    session_cache: Path,
+) -> Callable[[bool], dict[str, Any]]:
+    """What a run of a model that reads text alone has otherwise, its embeddings tied or not."""
+
+    def make(is_tied: bool) -> dict[str, Any]:
+        text = replace(nano_text_spec.text, tie_embeddings=is_tied)
+        checkpoint = nano_folder(replace(nano_text_spec, text=text), session_cache)
+        train, val = (
+            prepare(
+                part,
+                builder=text_builder,
+                processor=text_processor,
+                max_tokens=2048,
+                on_overlong="error",
+                cache=session_cache,
+                label="",
+            )
+            for part in (essays[:9], essays[9:])
+        )
+        return {
+            "model": replace(nano_text_spec, text=text, path=str(checkpoint)),
+            "checkpoint": checkpoint,
+            "builder": text_builder,
+            "adapter": make_lora(),
+            "optim": OptimSpec(**read_conf("optim/adamw", lr=5e-3, eps=1e-3)),
+            "train": train,
+            "val": val,
+            "max_steps": 3,
+        }
+
+    return cache(make)
+
+
+@pytest.fixture(scope="module")
+def text_truth(run: Run, text_job: Callable[[bool], dict[str, Any]]) -> Callable[[bool], Seen]:
+    """One process, padded, as transformers computes."""
+    return cache(lambda is_tied: run("single", **text_job(is_tied)))
+
+
+@pytest.mark.parametrize("is_tied", [False, True], ids=["own head", "tied"])
+@pytest.mark.parametrize("name", _STRATEGIES)
+def test_a_model_that_reads_text_alone(
+    name: str,
+    is_tied: bool,
+    run: Run,
+    text_job: Callable[[bool], dict[str, Any]],
+    text_truth: Callable[[bool], Seen],
+    read_conf: Callable[..., dict[str, Any]],
+) -> None:
+    """Packed and fused, as by default, against the plain way in one process."""
+    job, (single,) = text_job(is_tied), text_truth(is_tied)
+    batching = BatchingSpec(order="bucketed", pool_steps=8, layout="packed", max_tokens=None)
+    kernels = KernelSpec(**read_conf("kernels/fast", experts="eager", attention="varlen"))
+    ways = {"batching": batching, "attention": "varlen", "kernels": kernels}
+    for rank in run(name, **job, **ways):
+        assert rank["lora_b_is_zero"]
+        assert rank["losses"] == pytest.approx(single["losses"], abs=1e-5)
+        assert _distance(rank, single) < 1e-5
+        assert rank["grades"].keys() == single["grades"].keys()
+        share = rank["held"] / rank["whole"]
+        assert share == (pytest.approx(0.5, abs=0.02) if name in _SHARDED else 1)

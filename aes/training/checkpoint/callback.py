@@ -172,11 +172,17 @@ class Checkpoints(Callback):
         finite = {name: v if isfinite(v) else None for name, v in metrics.items()}
         self._validations += ({"step": step, **finite},)
         score = finite.get(self._spec.monitor)
-        if score is None or (self._best is not None and score <= self._best.score):
+        if score is None or not self._is_better(score):
             return
         self._best = Best(step=step, score=score)
         self._folder.link_best(step)
         self._folder.prune(step)
+
+    def _is_better(self, score: float) -> bool:
+        if self._best is None:
+            return True
+        best = self._best.score
+        return score < best if self._spec.lower_is_better else score > best
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Nothing more is saved."""

@@ -10,7 +10,8 @@ import pickle
 from pathlib import Path
 
 from aes.data.prepare import Prepared
-from aes.records import Example, PageLayout, PdfPage
+from aes.page import image_bytes
+from aes.records import Example, Page, PageLayout, PdfPage, TableImage
 
 _BLOCKS = 64
 _BLOCK_BYTES = 65536
@@ -22,6 +23,9 @@ def samples_digest(prepared: Prepared) -> str:
     Of an image file its size counts, not its content.
     """
     digest = hashlib.sha256()
+    if "digest" in prepared.rows.column_names:  # of each sample, made when it was tokenised
+        digest.update(b"".join(prepared.column("digest")))
+        return digest.hexdigest()
     for row in prepared.rows:
         example: Example = pickle.loads(row["example"])
         told = (row["id"], row["input_ids"], row["num_prompt"], row["steps"], row["grids"])
@@ -31,11 +35,13 @@ def samples_digest(prepared: Prepared) -> str:
     return digest.hexdigest()
 
 
-def _page_identity(page: PageLayout | Path | PdfPage) -> object:
+def _page_identity(page: Page) -> object:
     if isinstance(page, PageLayout):
         return page
     if isinstance(page, PdfPage):
         return page.path.name, page.number, page.path.stat().st_size
+    if isinstance(page, TableImage):
+        return page.column, len(image_bytes(page))
     return page.name, page.stat().st_size
 
 

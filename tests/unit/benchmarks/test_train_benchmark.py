@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -35,7 +37,9 @@ class Bare(PathFinder):
     def find_spec(cls, name, path=None, target=None):
         top = name.partition(".")[0]
         known = top in there or top in sys.stdlib_module_names or top.startswith("_sysconfigdata")
-        return super().find_spec(name, path, target) if known else None
+        if not known and path is None:  # what setuptools brings with it for torch.compile
+            path = [folder for folder in sys.path if folder.endswith("_vendor")]
+        return super().find_spec(name, path, target)
 
 sys.meta_path[:] = [Bare if finder is PathFinder else finder for finder in sys.meta_path]
 assert not any(map(importlib.util.find_spec, ("pydantic", "hydra", "PIL", "datasets", "pytest")))
@@ -43,6 +47,25 @@ script = sys.argv[1]
 sys.argv = sys.argv[1:]
 sys.path[0] = script.rpartition("/")[0]
 runpy.run_path(script, run_name="__main__")
+"""
+
+# A pass during which Ctrl-C comes, and is swallowed as by a compiler's except clause.
+SWALLOWING = """
+import os, runpy, signal, sys
+from training.trial import Trial
+
+def first_pass(trial):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(1000):
+            pass
+    except KeyboardInterrupt:
+        print("swallowed", flush=True)
+    return 1.0, {}, None
+
+Trial.first_pass = first_pass
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
@@ -117,6 +140,35 @@ def test_each_way_by_itself_and_compiled_is_equal_to_plain(tmp_path: Path) -> No
 def test_rows_beyond_the_time_say_so(tmp_path: Path) -> None:
     found = run_tiny(tmp_path / "tiny.json", "--max-seconds", "0", "--rows", "best")
     assert {row.get("not_run") for row in found["rows"]} == {"out of time"}
+
+
+@pytest.mark.command
+def test_an_interrupt_ends_it_whatever_runs(tmp_path: Path) -> None:
+    script = REPOSITORY / "benchmarks" / "train.py"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c", SWALLOWING, str(script), "--model", "tiny", "--device", "cpu"),
+            *("--repeats", "1", "--rows", "best"),
+        ],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (REPOSITORY, script.parent)))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGINT, done.stderr
+    assert "swallowed" not in done.stdout
+
+
+@pytest.mark.usefixtures("benchmark_modules")
+def test_a_trial_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    script = runpy.run_path(str(REPOSITORY / "benchmarks" / "train.py"))
+    for name in ("tiny", "nano_50m"):
+        path = script["default_out"](name, torch.device("cpu"))
+        script["Report"](path, {}).put([])
+    found = [path.name for path in tmp_path.rglob("*") if path.is_file()]
+    assert found == ["train_nano_50m_cpu.json"]
 
 
 @pytest.mark.usefixtures("benchmark_modules")

@@ -12,24 +12,42 @@ from aes.cli.compose import compose, resolve, without_hydra
 from aes.cli.requests import EvaluateValues, PredictValues
 from aes.cli.settings import TARGET, Settings, bind_settings, bind_target
 from aes.cli.source import CONFIG_DIR, Source
+from aes.cli.system_prompt import SystemPromptValues
 from aes.grading import CalibrationSpec
 from aes.model import LoraSpec
 from aes.page import ScanNoise
+from aes.prompt.guidance import GuidanceSpec
 from aes.prompt.suite_spec import NoSuiteSpec, SuiteSpec
 
 # Groups of one command each; the others are everybody's.
-COMMAND_OF = {"suite": "evaluate", "calibration": "predict"}
-CLASS_OF = {"suite": (SuiteSpec, NoSuiteSpec), "calibration": (CalibrationSpec,)}
+COMMAND_OF = {"suite": "evaluate", "calibration": "predict", "guidance": "system_prompt"}
+CLASS_OF = {
+    "suite": (SuiteSpec, NoSuiteSpec),
+    "calibration": (CalibrationSpec,),
+    "guidance": (GuidanceSpec,),
+}
+GIVEN_OF = {
+    "evaluate": ("run=somewhere",),
+    "predict": ("run=somewhere", "input=somewhere"),
+    "system_prompt": ("out=somewhere",),
+}
 OPTIONS = sorted((path.parent.name, path.stem) for path in CONFIG_DIR.glob("*/*.yaml"))
-# A root is the only value that no option can know.
-NEEDS_ROOT = {
-    path.stem for path in (CONFIG_DIR / "data").glob("*.yaml") if "???" in path.read_text()
-}
-EXPERIMENTS_WITH_ROOT = {
-    path.stem
-    for path in (CONFIG_DIR / "experiment").glob("*.yaml")
-    if any(f"/data: {name}" in path.read_text() for name in NEEDS_ROOT)
-}
+
+
+def _missing(option: str) -> list[str]:
+    """Where the data lies is the only thing that no option can know."""
+    text = (CONFIG_DIR / "data" / f"{option}.yaml").read_text()
+    if inherited := re.search(r"^  - (\w+)$", text.replace("_self_", ""), re.MULTILINE):
+        return _missing(inherited.group(1))
+    return [f"data.{key}=somewhere" for key in re.findall(r"^(\w+): \?\?\?", text, re.MULTILINE)]
+
+
+def _given(group: str, option: str) -> list[str]:
+    if group == "experiment":
+        text = (CONFIG_DIR / "experiment" / f"{option}.yaml").read_text()
+        named = re.search(r"/data: (\w+)", text)
+        return _missing(named.group(1)) if named else []
+    return _missing(option) if group == "data" else []
 
 
 def settings_of(*overrides: str, config_dir: Path = CONFIG_DIR) -> Settings:
@@ -45,26 +63,26 @@ def own_conf(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(("group", "option"), [o for o in OPTIONS if o[0] in COMMAND_OF])
 def test_every_option_of_one_command_binds(group: str, option: str) -> None:
-    overrides = (f"{group}={option}", "run=somewhere", "input=somewhere")
     command = COMMAND_OF[group]
     source = Source(
         config_dir=CONFIG_DIR,
         config_name=command,
-        overrides=overrides if command == "predict" else overrides[:2],
+        overrides=(f"{group}={option}", *GIVEN_OF[command]),
     )
     config = compose(source)
     values = resolve(without_hydra(config), config.hydra, source).values
     assert isinstance(bind_target(values[group], path=group), CLASS_OF[group])
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "predict"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "system_prompt"])
 def test_the_top_of_a_command_holds_only_its_own_keys(command: str) -> None:
     own = {
         "train": set(),
         "evaluate": {*EvaluateValues.__dataclass_fields__, "suite"},
         "predict": {*PredictValues.__dataclass_fields__, "calibration"},
+        "system_prompt": {*SystemPromptValues.__dataclass_fields__, "guidance"},
     }[command]
-    given = [f"{key}=somewhere" for key in ("run", "input") if key in own]
+    given = [f"{key}=somewhere" for key in ("run", "input", "out") if key in own]
     source = Source(config_dir=CONFIG_DIR, config_name=command, overrides=tuple(given))
     config = compose(source)
     composed = resolve(without_hydra(config), config.hydra, source)
@@ -88,10 +106,7 @@ def test_the_groups_in_a_command_s_help_have_the_options_told(command: str) -> N
 def test_every_option_binds(group: str, option: str) -> None:
     if (group, option) == ("sweep", "search"):
         pytest.importorskip("optuna", reason="needs the extra aes[optuna]")
-    needs_root = (group == "data" and option in NEEDS_ROOT) or (
-        group == "experiment" and option in EXPERIMENTS_WITH_ROOT
-    )
-    settings = settings_of(f"{group}={option}", *(["data.root=essays"] if needs_root else []))
+    settings = settings_of(f"{group}={option}", *_given(group, option))
     assert settings.choices[group] == option
 
 

@@ -13,6 +13,8 @@ from aes.cli.entry import quote_value
         ("data.root=/data/a(1)", "data.root='/data/a(1)'"),
         ("data.root=/data/essays", "data.root=/data/essays"),
         ("adapter.targets=[attention,vision]", "adapter.targets=[attention,vision]"),
+        ("data.labels=[天气, 体育]", "data.labels=['天气','体育']"),
+        ("data.labels=['天气',体育]", "data.labels=['天气',体育]"),
         ("adapter.targets=[attention", "adapter.targets=[attention"),
         ("nonsense", "nonsense"),
     ],

@@ -20,6 +20,7 @@ from aes.cli.sweep_child import run_child, without_ranks
 from aes.cli.sweep_claim import claim_sweep
 from aes.cli.sweep_folder import Record
 from aes.cli.sweep_jobs import SweepPlan, plan_sweep
+from aes.cli.texts import find_monitor
 from aes.model import LoraSpec
 
 GRIDS = sorted({path.stem for path in (CONFIG_DIR / "sweep").glob("*.yaml")} - {"search"})
@@ -251,7 +252,7 @@ def test_what_wandb_agents_start_is_a_run_that_binds() -> None:
     assert ranks == [8, 64]
     assert sweep["metric"] == {"name": "val/qwk/total", "goal": "maximize"}
     config = compose(source(*lines[0][3:]))
-    assert config.callbacks.checkpoint.monitor == sweep["metric"]["name"]
+    assert find_monitor(config) == sweep["metric"]["name"]
     assert config.logger.mode == "online"
 
 

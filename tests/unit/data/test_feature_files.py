@@ -90,8 +90,24 @@ def test_a_damaged_file_is_computed_again(
     damage(path)
     store = make_store()
     assert store.reader.look_up(0, [PAGE], [(4, 4)]).is_drawn
-    keep(store, PAGE)
+    keep(store, PAGE, numbered(1))  # of which only the first was there
     assert not store.reader.look_up(0, [PAGE], [(4, 4)]).is_drawn
+    assert "1 damaged file was made again" in store.describe()
+
+
+def test_every_damaged_file_is_told_of_once_it_is_made_again(
+    make_store: Callable[..., DiskStore], tmp_path: Path
+) -> None:
+    pages = [numbered(i) for i in range(3)]
+    keep(make_store(), *pages)
+    for path in tmp_path.glob("tower/*.safetensors"):
+        _flip(path, -1)
+    store = make_store()
+    keep(store, *pages[:2])
+    assert "2 damaged files were made again" in store.describe()
+    again = make_store()
+    keep(again, numbered(3))
+    assert "made again" not in again.describe()
 
 
 def test_writes_no_more_than_its_share(
@@ -101,6 +117,7 @@ def test_writes_no_more_than_its_share(
     keep(store, *(numbered(i) for i in range(9)))
     assert len(list(tmp_path.glob("tower/*"))) == 2
     assert "2 samples" in store.describe()
+    assert "no room for those of 7 (vision_cache.max_gib)" in store.describe()
 
 
 def test_towers_that_were_not_used_for_longest_go_first(
@@ -148,11 +165,15 @@ def test_a_full_disk_costs_nothing_but_the_features(
     store = make_store()
     keep(store, PAGE, numbered(1))
     assert store.reader.look_up(0, [PAGE], [(4, 4)]).is_drawn
+    keep(store, numbered(2))
     assert "0 samples" in store.describe()
+    assert "no more could be written (No space left on device)" in store.describe()
+    assert "max_gib" not in store.describe()
 
 
 def test_no_features_are_read_from_no_file(tmp_path: Path) -> None:
-    assert read_features(tmp_path / "missing.safetensors", num_patches=4) is None
+    with pytest.raises(FileNotFoundError):
+        read_features(tmp_path / "missing.safetensors", num_patches=4)
 
 
 def test_the_key_names_all_that_decides_the_pixels(

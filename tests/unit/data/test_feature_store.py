@@ -39,7 +39,9 @@ def test_keeps_the_first_until_it_is_full() -> None:
         assert store.reader.look_up(row, (), [(4, 4)]).is_drawn != is_kept
         if found is not None:
             assert torch.equal(found.deepstack[1], features_of(row).deepstack[1])
+    store.keep(sample_of(3), features_of(3))  # as in the next epoch
     assert "2 samples" in store.describe()
+    assert "no room for those of 1 (vision_cache.max_gib)" in store.describe()
 
 
 def test_keeps_a_sample_once() -> None:
@@ -51,6 +53,7 @@ def test_keeps_a_sample_once() -> None:
     assert found is not None
     assert float(found.pooled[0, 0]) == 1
     assert store.describe() == described
+    assert "room" not in described
 
 
 class CountingRenderer(PageRenderer):

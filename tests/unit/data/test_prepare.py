@@ -53,7 +53,7 @@ def test_rows_hold_what_the_processor_gives(
     processor: Processor,
 ) -> None:
     prepared = run(essays[:3])
-    assert prepared.examples() == [builder.build(essay) for essay in essays[:3]]
+    assert list(prepared.examples()) == [builder.build(essay) for essay in essays[:3]]
     assert prepared.rows["id"][:] == ["e0", "e1", "e2"]
     for i, example in enumerate(prepared.examples()):
         sizes = [builder.renderer.size(page) for page in example.pages]
@@ -226,7 +226,7 @@ def test_a_limit_below_the_prompt_drops_everything(
     prepared = run([*essays[:2], LONG], max_tokens=10, on_overlong=policy)
     assert prepared.dropped == ("e0", "e1", "long")
     assert prepared.shrunk == {}
-    assert prepared.examples() == []
+    assert list(prepared.examples()) == []
     assert prepared.column("num_tokens") == []
 
 

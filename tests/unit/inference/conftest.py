@@ -198,7 +198,9 @@ class BruteForce:
 def make_brute_force(
     sure_nano: Any, processor: Processor, builder: ExampleBuilder
 ) -> Callable[..., BruteForce]:
-    def make(*, processor: Processor = processor, renderer: Any = None) -> BruteForce:
-        return BruteForce(sure_nano, processor, renderer or builder.renderer)
+    def make(
+        *, model: Any = None, processor: Processor = processor, renderer: Any = None
+    ) -> BruteForce:
+        return BruteForce(model or sure_nano, processor, renderer or builder.renderer)
 
     return make

@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -209,3 +210,14 @@ def test_a_signal_ends_the_wait_for_answers(
             list(engine.answer(examples, scores_only=True))
         assert time.monotonic() - started < 3.0
         signaller.join()
+
+
+def test_of_choices_the_server_writes_one(
+    make_vllm: Maker, served: FakeVllm, questions: list[Example]
+) -> None:
+    choices = ("记叙文", "A+ (好)", "议论文")
+    asked = [replace(question, choices=choices) for question in questions[1:3]]
+    answers = list(make_vllm(served.url).answer(asked))
+    assert [answer.error for answer in answers] == ["", ""]
+    assert {answer.text for answer in answers} <= set(choices)
+    assert "".join(make_vllm(served.url).stream(asked[0])) == answers[0].text

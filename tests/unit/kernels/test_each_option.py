@@ -1,5 +1,7 @@
 """Each way of computing by itself gives the loss and gradients of the plain way, on real pages.
 
+And on text alone, by a model that reads nothing else.
+
 Compiled layers are compared in ``test_compiling.py``.
 """
 
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from training_options import OPTIONS
 
 from aes.data.processor import Processor
 from aes.kernels.vision import page_features
@@ -21,34 +24,10 @@ from aes.model.adapters import trainable_lora_b
 from aes.model.kernels import resolve_kernels
 from aes.model.loading import load_model
 from aes.model.spec import NoAdapterSpec
+from aes.prompt.build import ExampleBuilder
 from aes.records import Essay
 from aes.training import LossSpec
 from aes.training.loss import summed_loss
-
-_OPTIONS: dict[str, dict[str, Any]] = {
-    "batched_mm": {"experts": "batched_mm"},
-    "grouped_mm": {"experts": "grouped_mm"},
-    "frozen experts": {"experts": "frozen"},
-    "eager attention": {"attention": "eager"},
-    "varlen": {"attention": "varlen"},
-    "logits in chunks": {"logit_rows": 16},
-    "head as attention": {"logit_rows": 0},
-    "fused": {"fused_ops": "all"},
-    "recomputed attention": {"policy": "attention"},
-    "recomputed layers": {"policy": "every_nth"},
-    "all recomputed": {"policy": "all"},
-    "page features": {"features": True},
-    "packed": {"attention": "varlen", "packed": True},
-    "all at once": {
-        "experts": "frozen",
-        "attention": "varlen",
-        "logit_rows": 16,
-        "fused_ops": "all",
-        "policy": "all",
-        "features": True,
-        "packed": True,
-    },
-}
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +47,12 @@ def run(
     make_lora: Callable[..., LoraSpec],
     essays: tuple[Essay, ...],
     processor: Processor,
+    text_builder: ExampleBuilder,
+    text_processor: Processor,
     session_cache: Path,
     plain: KernelSpec,
 ) -> Callable[..., tuple[float, dict[str, Tensor]]]:
-    """Loss, and gradients of what is trained, of three samples with pages."""
+    """Loss, and gradients of what is trained, of three samples."""
 
     def once(
         spec: ModelSpec,
@@ -82,7 +63,7 @@ def run(
         **changes: Any,
     ) -> tuple[float, dict[str, Tensor]]:
         kernels = replace(plain, **changes)
-        adapter = make_lora(modules_to_save=("visual.merger",))
+        adapter = make_lora(modules_to_save=spec.modules_to_save)
         model = load_model(
             spec,
             adapter,
@@ -97,7 +78,9 @@ def run(
         generator = torch.Generator().manual_seed(0)
         for b in trainable_lora_b(model):  # so that A gets a gradient
             b.data = torch.randn(b.shape, generator=generator) * 0.05
-        batch = make_batch(essays[:3], is_packed=packed)
+        of_text = {"builder": text_builder, "processor": text_processor}
+        made_of = of_text if spec.reads_text_alone else {}
+        batch = make_batch(essays[:3], is_packed=packed, **made_of)
         if features:
             pages = page_features(model, batch["pixel_values"], batch["image_grid_thw"])
             batch = {**batch, "page_features": pages}
@@ -117,13 +100,28 @@ def run(
 
 
 @pytest.fixture(scope="module")
-def truths(run: Any, nano_spec: ModelSpec, dense_spec: ModelSpec) -> Any:
-    return {"mixture": run(nano_spec), "dense": run(dense_spec)}
+def specs(nano_spec: ModelSpec, dense_spec: ModelSpec, nano_text_spec: ModelSpec) -> Any:
+    tied = replace(nano_text_spec.text, tie_embeddings=True)
+    return {
+        "mixture": nano_spec,
+        "dense": dense_spec,
+        "text": nano_text_spec,
+        "tied text": replace(nano_text_spec, text=tied),
+    }
 
 
+@pytest.fixture(scope="module")
+def truths(run: Any, specs: dict[str, ModelSpec]) -> Any:
+    return {kind: run(spec) for kind, spec in specs.items()}
+
+
+_DENSE = [name for name, changes in OPTIONS.items() if changes.keys() != {"experts"}]
+_TEXT = [name for name in _DENSE if name != "page features"]
 _CASES = [
-    *((name, "mixture") for name in _OPTIONS),
-    *((name, "dense") for name, changes in _OPTIONS.items() if changes.keys() != {"experts"}),
+    *((name, "mixture") for name in OPTIONS),
+    *((name, "dense") for name in _DENSE),
+    *((name, "text") for name in _TEXT),
+    *((name, "tied text") for name in ("logits in chunks", "head as attention", "all at once")),
 ]
 
 
@@ -133,16 +131,17 @@ def test_an_option_changes_no_result(
     kind: str,
     run: Callable[..., tuple[float, dict[str, Tensor]]],
     truths: Any,
-    nano_spec: ModelSpec,
-    dense_spec: ModelSpec,
+    specs: dict[str, ModelSpec],
 ) -> None:
-    if kind == "mixture":
-        loss, grads = run(nano_spec, **_OPTIONS[name])
-    else:
-        loss, grads = run(dense_spec, **_OPTIONS[name] | {"experts": "eager"})
+    changes = dict(OPTIONS[name])
+    if kind != "mixture":
+        changes["experts"] = "eager"
+    if "text" in kind:
+        changes.pop("features", None)
+    loss, grads = run(specs[kind], **changes)
     true_loss, true_grads = truths[kind]
     assert loss == pytest.approx(true_loss, rel=1e-5)
-    assert len(true_grads) > 16
+    assert len(true_grads) >= 16
     for weight, truth in true_grads.items():
         assert truth.any(), weight
         assert (grads[weight] - truth).norm() <= 1e-4 * truth.norm(), weight

@@ -10,8 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from aes.model import ModelSpec
-from aes.model.trained import load_trained, read_grading_facts, trained_digest, trained_folder
+from aes.model import KernelSpec, ModelSpec
+from aes.model.trained import (
+    load_trained,
+    may_take_base,
+    read_grading_facts,
+    trained_digest,
+    trained_folder,
+)
 from aes.training.saving import save_trained
 
 FACTS = {"ranges": {"content": [0, 20]}, "asks_feedback": True}
@@ -49,6 +55,43 @@ def test_every_trained_weight_comes_back(run: tuple[Path, Any], load: Callable[.
     assert any("merger" in name for name in trained)
     for name, parameter in trained.items():
         torch.testing.assert_close(loaded[name], parameter, check_device=False)
+
+
+def test_a_base_is_taken_over_without_a_trace(
+    run: tuple[Path, Any],
+    load: Callable[..., Any],
+    load_nano: Callable[..., Any],
+    make_lora: Callable[..., Any],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    other = tmp_path_factory.mktemp("other")
+    model = load_nano(make_lora(targets=("vision", "q_proj"), rank=2), seed=9)
+    save_trained(model, other, base="nano", grading=FACTS)
+    kernels = KernelSpec(
+        experts="frozen", attention="sdpa", logit_rows=None, fused_ops="all", compile="none"
+    )
+    assert may_take_base(run[0], other)
+    taken: Any = None
+    for run_dir in (run[0], other, run[0]):
+        taken = load(run_dir, kernels=kernels, loaded=taken)
+        fresh = load(run_dir, kernels=kernels).state_dict()
+        found = taken.state_dict()
+        assert found.keys() == fresh.keys()
+        assert all(torch.equal(found[name], fresh[name]) for name in fresh)
+        assert not any(parameter.requires_grad for parameter in taken.parameters())
+
+
+def test_a_base_that_an_adapter_computes_otherwise_is_not_taken(
+    run: tuple[Path, Any],
+    load_nano: Callable[..., Any],
+    make_lora: Callable[..., Any],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    experts, whole = (tmp_path_factory.mktemp(name) for name in ("experts", "whole"))
+    model = load_nano(make_lora(targets=("experts",)))
+    save_trained(model, experts, base="nano", grading=FACTS)
+    save_trained(load_nano(), whole, base="nano", grading=FACTS)
+    assert not may_take_base(run[0], experts) and not may_take_base(whole, run[0])
 
 
 def test_a_bfloat16_base_keeps_float32_adapters(

@@ -215,7 +215,28 @@ def test_kept_and_computed_features_stand_in_the_batch_s_order(
         assert "pages" not in filled
         assert torch.equal(filled["labels"], plain["labels"])
         assert cache.count() == (pages, hits)
-    assert "67% of all pages" in cache.close()
+    assert "8 of 12 pages shown came from there" in cache.close()
+
+
+def test_the_closing_line_is_true_whatever_the_run_was_like(
+    load_nano: Callable[..., Any],
+    make_lora: Callable[..., LoraSpec],
+    make_store: Callable[..., FeatureStore],
+    batch_of: Callable[..., dict[str, Any]],
+) -> None:
+    model, store = load_nano(make_lora()), make_store()
+    unused = VisionCache(store)
+    assert "no page was shown" in unused.close()
+    one_epoch = VisionCache(store)
+    for rows in ([0, 1], [2]):
+        one_epoch.fill(model, batch_of(rows, store))
+    told = one_epoch.close()
+    assert "features of 3 samples" in told
+    assert "the tower ran over all 4 pages shown" in told
+    assert "room" not in told
+    again = VisionCache(store)  # whose pages are all there, as a later run finds them on disk
+    again.fill(model, batch_of([1, 2], store))
+    assert "all 3 pages shown came from there" in again.close()
 
 
 def test_a_batch_without_a_page_is_left_alone(
@@ -261,3 +282,5 @@ def test_a_full_store_leaves_the_rest_to_be_computed(
         store.close()
         assert torch.equal(filled.pooled, whole.pooled)
         assert cache.count() == (4, expected_hits)
+    assert "no room for those of 1" in cache.close()
+    assert "3 of 8 pages shown came from there" in cache.close()

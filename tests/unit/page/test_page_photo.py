@@ -186,9 +186,9 @@ def test_an_opened_image_can_be_kept(renderer, page, tmp_path):
 @pytest.fixture
 def looked_for(monkeypatch):
     """Of each search for margins the size of the image."""
-    searches, search = [], photo._find_written
+    searches, search = [], photo.find_written
     monkeypatch.setattr(
-        photo, "_find_written", lambda image: searches.append(image.size) or search(image)
+        photo, "find_written", lambda image: searches.append(image.size) or search(image)
     )
     monkeypatch.setattr(photo, "_crops", {})
     return searches

@@ -59,7 +59,14 @@ def fast_kernels() -> KernelSpec:
 
 @pytest.fixture
 def lora() -> LoraSpec:
-    return LoraSpec(rank=8, alpha=16, dropout=0.0, targets=("attention",), modules_to_save=())
+    return LoraSpec(
+        rank=8,
+        alpha=16,
+        dropout=0.0,
+        targets=("attention",),
+        modules_to_save=(),
+        init_from=None,
+    )
 
 
 @pytest.fixture
@@ -124,6 +131,7 @@ def reference(
                     "every_n_train_steps": 200,
                     "save_each_epoch": True,
                     "warmup_ratio": 0.0,
+                    "course": "cosine",
                     **(schedule or {}),
                 }
             ),

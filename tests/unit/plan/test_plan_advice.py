@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 
 from aes.model import LoraSpec, ModelSpec, NoAdapterSpec
 from aes.plan import Lengths, Plan
-from aes.plan.advice import advise, load_rules
+from aes.plan.advice import Rule, advise, load_rules
 
 Reference = Callable[..., Plan]
 
@@ -25,6 +26,14 @@ Reference = Callable[..., Plan]
         ("trainer.max_epochs", 300, 3, False),
         ("trainer.max_epochs", 300, 20, True),
         ("trainer.max_epochs", 20_000, 10, True),
+        ("adapter.dropout", 20_000, 0.1, True),
+        ("trainer.max_epochs", 5_000, 3, False),
+        ("trainer.max_epochs", 5_000, 6, True),
+        ("optim.schedule", 300, "cosine", False),
+        ("optim.schedule", 300, "linear", False),
+        ("optim.schedule", 300, "constant", True),
+        ("optim.schedule", 20_000, "cosine", False),
+        ("optim.schedule", 20_000, "linear", True),
         ("optim.warmup_ratio", 300, 0.0, False),
         ("optim.warmup_ratio", 20_000, 0.0, True),
         ("lora_lr", 300, 5e-5, False),
@@ -41,19 +50,48 @@ Reference = Callable[..., Plan]
         ("validation_missing", 300, 0, False),
     ],
 )
-def test_when_a_rule_speaks(setting: str, samples: float, value: float, speaks: bool) -> None:
-    settings = {"samples": samples, setting: value}
+def test_when_a_rule_speaks(setting: str, samples: float, value: float | str, speaks: bool) -> None:
+    settings: dict[str, float | str] = {"samples": samples, setting: value}
     assert len(advise(settings, strategy="zero3", is_random=False)) == speaks
     assert not advise(settings, strategy="zero3", is_random=True)
 
 
 def test_every_rule_has_a_reason_and_can_be_said() -> None:
-    values = {"value": 1.0, "samples": 1.0, "step_gb": 3.0, "whole_gb": 1.0}
+    values = {"samples": 1.0, "step_gb": 3.0, "whole_gb": 1.0}
     for rule in load_rules():
         assert rule.because
-        assert rule.say.format(**values, strategy="zero3")
         assert rule.samples[0] < rule.samples[1]
-        assert rule.range[0] <= rule.range[1]
+        if rule.range is not None:
+            assert rule.range[0] <= rule.range[1]
+        value = "constant" if rule.range is None else 1.0
+        assert rule.say.format(value=value, **values, strategy="zero3")
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "adapter.rank",
+        "alpha_over_rank",
+        "adapter.dropout",
+        "trainer.max_epochs",
+        "optim.schedule",
+        "optim.warmup_ratio",
+    ],
+)
+def test_there_is_one_opinion_for_every_number_of_samples(setting: str) -> None:
+    spans = sorted(rule.samples for rule in load_rules() if rule.setting == setting)
+    assert spans[0][0] == 0 and spans[-1][1] == float("inf")
+    assert all(end == start for (_, end), (start, _) in pairwise(spans))
+
+
+def test_a_departing_schedule_is_told_in_the_plan(reference: Reference) -> None:
+    (note,) = reference(schedule={"course": "constant"}).advice
+    assert note.startswith("optim.schedule=constant: cosine or linear ends a short run gently")
+
+
+def test_a_rule_judges_either_numbers_or_names() -> None:
+    with pytest.raises(ValueError, match="range or among"):
+        Rule(setting="optim.schedule", samples=(0, 1), say="", because="")
 
 
 def test_the_reference_recipe_needs_no_advice(reference: Reference) -> None:
@@ -62,7 +100,12 @@ def test_the_reference_recipe_needs_no_advice(reference: Reference) -> None:
 
 def test_advice_names_the_setting_and_its_value(reference: Reference) -> None:
     adapter = LoraSpec(
-        rank=128, alpha=1024, dropout=0.5, targets=("attention",), modules_to_save=()
+        rank=128,
+        alpha=1024,
+        dropout=0.5,
+        targets=("attention",),
+        modules_to_save=(),
+        init_from=None,
     )
     plan = reference(adapter=adapter, lr=2e-3, data={"glyph_px": (10.3, 20.0)})
     assert [note.split(":")[0].split(" is ")[0] for note in plan.advice] == [

@@ -288,7 +288,9 @@ def test_layers_keep_what_they_really_keep(
         sizes |= {"num_experts": 0, "experts_per_token": 0, "expert_intermediate_size": 0}
     nano = model_spec("nano")
     targets: Any = ("attention", "experts") if body == "experts trained" else ("attention",)
-    adapter = LoraSpec(rank=8, alpha=16, dropout=0.0, targets=targets, modules_to_save=())
+    adapter = LoraSpec(
+        rank=8, alpha=16, dropout=0.0, targets=targets, modules_to_save=(), init_from=None
+    )
     fused: Any = "all" if attention == "varlen" else "none"
     kernels = replace(plain_kernels, experts=experts, attention=attention, fused_ops=fused)
     checkpointing = Checkpointing(policy=policy, every=2)

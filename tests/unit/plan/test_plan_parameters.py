@@ -36,7 +36,12 @@ def test_lora_on_experts_is_counted_apart(
     model_spec: Callable[[str], ModelSpec],
 ) -> None:
     adapter = LoraSpec(
-        rank=8, alpha=16, dropout=0.0, targets=("attention", "experts"), modules_to_save=()
+        rank=8,
+        alpha=16,
+        dropout=0.0,
+        targets=("attention", "experts"),
+        modules_to_save=(),
+        init_from=None,
     )
     counts = count_parameters(build_on_meta(model_spec("qwen3_vl_30b_a3b"), adapter))
     assert round(counts["LoRA: experts"].trainable / 1e6, 1) == 314.6
@@ -48,7 +53,12 @@ def test_modules_trained_whole_are_a_trained_copy_beside_the_frozen_original(
     model_spec: Callable[[str], ModelSpec],
 ) -> None:
     adapter = LoraSpec(
-        rank=8, alpha=16, dropout=0.0, targets=("attention",), modules_to_save=("lm_head",)
+        rank=8,
+        alpha=16,
+        dropout=0.0,
+        targets=("attention",),
+        modules_to_save=("lm_head",),
+        init_from=None,
     )
     counts = count_parameters(build_on_meta(model_spec("nano"), adapter))
     head = 64 * 151_936

@@ -16,6 +16,7 @@ def _steps(num_examples: int = 300, **changes: Any) -> StepPlan:
         "every_n_train_steps": 200,
         "save_each_epoch": True,
         "warmup_ratio": 0.0,
+        "course": "cosine",
     }
     schedule = Schedule(**{**settings, **changes})
     return plan_steps(schedule, num_examples=num_examples, global_batch_size=8, accumulation=4)
@@ -95,6 +96,7 @@ def test_micro_batches_are_those_that_the_sampler_makes(
                 every_n_train_steps=None,
                 save_each_epoch=True,
                 warmup_ratio=0.0,
+                course="cosine",
             ),
             num_examples=num_examples,
             global_batch_size=size,

@@ -49,6 +49,18 @@ def test_html_carries_its_images_and_needs_nothing_else(document: str) -> None:
     assert "predicted not readable" in document
 
 
+def test_an_answer_without_a_total_has_none(tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    row = SampleRow(
+        id="t1", page=None, gold_text="晴", pred_text="雨", gold_total=None, pred_total=None
+    )
+    write_samples_html([row], tmp_path / "samples.html")
+    document = (tmp_path / "samples.html").read_text(encoding="utf-8")
+    assert "<h2>t1</h2>" in document
+    assert "predicted not readable" not in document
+    assert wandb_table([row]).data[0][4:] == [None, None]
+
+
 def test_html_without_rows_says_so(tmp_path: Path) -> None:
     write_samples_html([], tmp_path / "samples.html")
     assert "No samples." in (tmp_path / "samples.html").read_text(encoding="utf-8")

@@ -36,7 +36,8 @@ from aes.training import (
 )
 from aes.training.checkpoint import Resumable
 from aes.training.fit import Fitted, fit
-from aes.training.module import GraderModule
+from aes.training.module import TuningModule
+from aes.training.validation import GradingValidation
 
 
 class Poisoned:
@@ -87,7 +88,7 @@ def make_training(
     make_lora: Callable[..., LoraSpec],
     make_batching: Callable[..., BatchingSpec],
     read_conf: Callable[..., dict[str, Any]],
-) -> Callable[..., tuple[GraderModule, Callable[..., Fitted]]]:
+) -> Callable[..., tuple[TuningModule, Callable[..., Fitted]]]:
     """A module, and a function that trains it into a folder; of steps of 4 unless told."""
 
     def make(
@@ -103,7 +104,7 @@ def make_training(
         batching: BatchingSpec | None = None,
         attention: AttentionName = "varlen",
         vision_cache: VisionCache | None = None,
-    ) -> tuple[GraderModule, Callable[..., Fitted]]:
+    ) -> tuple[TuningModule, Callable[..., Fitted]]:
         model = load_nano(make_lora(modules_to_save=("visual.merger",), dropout=dropout))
         use_attention(model, attention)
         engine = Engine(
@@ -129,8 +130,8 @@ def make_training(
             seed=1,
             reader=None if vision_cache is None else vision_cache.store.reader,
         )
-        module = GraderModule(
-            grader=Grader(engine=engine, rubric=small_rubric),
+        module = TuningModule(
+            validation=GradingValidation(Grader(engine=engine, rubric=small_rubric)),
             loss=LossSpec(name=loss, feedback_weight=1.0),
             optim=OptimSpec(**read_conf("optim/adamw", **({"lr": 1e-3} | (optim or {})))),
             precision="fp32",

@@ -14,9 +14,9 @@ from aes.training.bad_steps import MOST_IN_A_ROW, load_bad_batch
 from aes.training.checkpoint.callback import STATE_FILE
 from aes.training.checkpoint.resumable import step_name
 from aes.training.fit import Fitted
-from aes.training.module import GraderModule
+from aes.training.module import TuningModule
 
-Training = Callable[..., tuple[GraderModule, Callable[..., Fitted]]]
+Training = Callable[..., tuple[TuningModule, Callable[..., Fitted]]]
 
 
 def state(run_dir: Path, step: int) -> dict[str, Any]:

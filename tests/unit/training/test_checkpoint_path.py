@@ -15,13 +15,13 @@ from aes.training.checkpoint import find_resumable, read_checkpoint
 from aes.training.checkpoint.manifest import read_manifest
 from aes.training.checkpoint.resumable import checkpoint_folders, step_name
 from aes.training.fit import Fitted
-from aes.training.module import GraderModule
+from aes.training.module import TuningModule
 
 TIMES = (
     *("tokens_per_s", "data_wait_share", "elapsed_s", "remaining_s", "peak_memory_gib"),
     "vision_cache_hits",  # a resumed run has seen no page yet
 )
-Training = Callable[..., tuple[GraderModule, Callable[..., Fitted]]]
+Training = Callable[..., tuple[TuningModule, Callable[..., Fitted]]]
 
 # Ten essays in steps of 4: three steps an epoch, the last one of a single micro-batch.
 CASES: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
@@ -41,7 +41,7 @@ def lines(run_dir: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if k not in TIMES} for line in found]
 
 
-def trained(module: GraderModule) -> torch.Tensor:
+def trained(module: TuningModule) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in module.parameters() if p.requires_grad])
 
 

@@ -14,7 +14,7 @@ from aes.data.processor import Processor
 from aes.prompt.build import ExampleBuilder
 from aes.training.checkpoint.callback import STATE_FILE
 from aes.training.fit import Fitted
-from aes.training.module import GraderModule
+from aes.training.module import TuningModule
 
 
 def _lines(run_dir: Path, key: str) -> list[dict[str, Any]]:
@@ -39,13 +39,13 @@ def no_samples(builder: ExampleBuilder, processor: Processor, session_cache: Pat
 @pytest.fixture(scope="module")
 def finished(
     make_training: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[GraderModule, Fitted, Path]:
+) -> tuple[TuningModule, Fitted, Path]:
     run_dir = tmp_path_factory.mktemp("run")
     module, run = make_training()
     return module, run(run_dir), run_dir
 
 
-def test_a_run_leaves_its_metrics_behind(finished: tuple[GraderModule, Fitted, Path]) -> None:
+def test_a_run_leaves_its_metrics_behind(finished: tuple[TuningModule, Fitted, Path]) -> None:
     module, fitted, run_dir = finished
     assert fitted.num_steps == 6
     steps = _lines(run_dir, "loss")
@@ -57,12 +57,12 @@ def test_a_run_leaves_its_metrics_behind(finished: tuple[GraderModule, Fitted, P
     assert saved["val/parse_rate"] == 1.0
     names = {"val/qwk/total", "val/qwk/content", "val/qwk/language", "val/parse_rate"}
     assert names <= fitted.metrics.keys() <= saved.keys()
-    assert [example.id for example, _ in module.graded] == ["e10", "e11"]
-    assert all(not grade.parse_error for _, grade in module.graded)
+    assert [example.id for example, _ in module.validation.graded] == ["e10", "e11"]
+    assert all(not grade.parse_error for _, grade in module.validation.graded)
     assert "e10" in (run_dir / "samples.html").read_text(encoding="utf-8")
 
 
-def test_the_rate_in_the_log_ends_at_zero(finished: tuple[GraderModule, Fitted, Path]) -> None:
+def test_the_rate_in_the_log_ends_at_zero(finished: tuple[TuningModule, Fitted, Path]) -> None:
     module, _, run_dir = finished
     rates = [line["lr"] for line in _lines(run_dir, "lr")]
     assert rates == sorted(rates, reverse=True)
@@ -72,7 +72,7 @@ def test_the_rate_in_the_log_ends_at_zero(finished: tuple[GraderModule, Fitted, 
 
 @pytest.mark.parametrize("name", ["step-00000006", "best"])
 def test_checkpoints_hold_what_is_trained_and_nothing_frozen(
-    finished: tuple[GraderModule, Fitted, Path], name: str
+    finished: tuple[TuningModule, Fitted, Path], name: str
 ) -> None:
     module, _, run_dir = finished
     names = {"step-00000003", "step-00000006", "best"}
@@ -91,7 +91,7 @@ def test_checkpoints_hold_what_is_trained_and_nothing_frozen(
 
 
 def test_the_base_stays_as_it_was(
-    finished: tuple[GraderModule, Fitted, Path], load_nano: Callable[..., Any]
+    finished: tuple[TuningModule, Fitted, Path], load_nano: Callable[..., Any]
 ) -> None:
     base = load_nano().state_dict()
     seen = 0
@@ -104,7 +104,7 @@ def test_the_base_stays_as_it_was(
     assert seen >= len(base) - 1
 
 
-def test_training_lowers_the_loss(finished: tuple[GraderModule, Fitted, Path]) -> None:
+def test_training_lowers_the_loss(finished: tuple[TuningModule, Fitted, Path]) -> None:
     losses = [line["loss"] for line in _lines(finished[2], "loss")]
     assert sum(losses[3:]) < sum(losses[:3])
 
@@ -117,7 +117,7 @@ def test_a_run_cut_short_within_an_epoch_still_validates(
     assert fitted.num_steps == 2
     assert [line["step"] for line in _lines(tmp_path, "loss")] == [1, 2]
     assert [line["step"] for line in _lines(tmp_path, "val/qwk/total")] == [2]
-    assert len(module.graded) == 2
+    assert len(module.validation.graded) == 2
     assert (tmp_path / "metrics.json").is_file()
     assert (tmp_path / "samples.html").is_file()
 
@@ -149,7 +149,7 @@ def test_without_validation_samples_the_page_shows_some_that_were_trained_on(
     fitted = run(tmp_path, max_epochs=1)
     assert fitted.num_steps == 3
     assert fitted.metrics == fitted.groups == {}
-    assert module.graded == []
+    assert module.validation.graded == []
     assert _lines(tmp_path, "val/qwk/total") == []
     assert "e0" in (tmp_path / "samples.html").read_text(encoding="utf-8")
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000003"]

@@ -13,7 +13,7 @@ from aes.data.feature_store import FeatureStore, MemoryStore
 from aes.model.vision_cache import VisionCache
 from aes.prompt.build import ExampleBuilder
 from aes.training.checkpoint import find_resumable
-from aes.training.module import GraderModule
+from aes.training.module import TuningModule
 
 
 def _lines(run_dir: Path, name: str) -> list[Any]:
@@ -21,7 +21,7 @@ def _lines(run_dir: Path, name: str) -> list[Any]:
     return [line.get(name) for line in map(json.loads, text.splitlines()) if "loss" in line]
 
 
-def _weights(module: GraderModule) -> torch.Tensor:
+def _weights(module: TuningModule) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in module.parameters() if p.requires_grad])
 
 

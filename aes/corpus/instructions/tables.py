@@ -1,0 +1,148 @@
+"""Turns tables (Parquet, Arrow as ``datasets`` writes it) into records, without opening an image.
+
+Parquet cannot be mapped into memory, so ``datasets`` writes its columns that are wanted once into
+an Arrow file in the cache; from then on an image is a place in that file, and its bytes are read
+when they are wanted. No more than a few hundred rows are in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aes.corpus.instructions.rows import Row, name_columns
+from aes.records import TableImage
+
+TABLE_SUFFIXES = (".parquet", ".arrow")
+_ROWS_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class TableCell:
+    """An image in a table, with its encoded bytes."""
+
+    image: TableImage
+    content: bytes
+
+
+def read_tables(
+    paths: Sequence[Path], *, columns: Collection[str], required: Collection[str], cache: Path
+) -> Iterator[Row]:
+    """The records of tables of one format, one table after the other.
+
+    Args:
+        columns: Those that are wanted where there are such.
+        required: Those without which there is nothing to read.
+        cache: Folder that Arrow files are written to.
+
+    Raises:
+        ValueError: If a table cannot be read, or has no such columns.
+    """
+    for path in paths:
+        _check_columns(path, required)
+    for path in paths:
+        for arrow in _arrow_files(path, columns, cache):
+            yield from _read_arrow(path, arrow, columns)
+
+
+def _check_columns(path: Path, required: Collection[str]) -> None:
+    present = _column_names(path)
+    missing = [column for column in required if column not in present]
+    if missing:
+        raise ValueError(
+            f"{path} has no column {name_columns(missing)}, but {name_columns(present)}: name the "
+            "right ones under data.columns."
+        )
+
+
+def _column_names(path: Path) -> list[str]:
+    if path.suffix == ".arrow":
+        return list(_open_arrow(path).column_names)
+    from pyarrow import parquet
+
+    try:
+        return list(parquet.read_schema(path).names)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is no Parquet file, or is cut short: get it anew.") from error
+
+
+def _arrow_files(path: Path, columns: Collection[str], cache: Path) -> list[Path]:
+    """The table as files that can be mapped, written unless they are there."""
+    if path.suffix == ".arrow":
+        return [path]
+    from datasets import Dataset
+    from datasets.exceptions import DatasetGenerationError
+
+    wanted = [name for name in _column_names(path) if name in columns]
+    status = path.stat()
+    told = repr((str(path.resolve()), status.st_size, status.st_mtime_ns, wanted))
+    folder = cache / "tables" / hashlib.sha256(told.encode()).hexdigest()[:16]
+    try:
+        table = Dataset.from_parquet(
+            str(path), cache_dir=str(folder), columns=wanted, batch_size=_ROWS_AT_ONCE
+        )
+    except DatasetGenerationError as error:
+        raise ValueError(f"{path} is broken within its rows: get it anew.") from error
+    return [Path(file["filename"]) for file in table.cache_files]
+
+
+def _open_arrow(path: Path) -> Any:
+    from datasets import Dataset
+
+    try:
+        return Dataset.from_file(str(path)).data
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{path} is no Arrow file as datasets writes them, or is cut short: get it anew."
+        ) from error
+
+
+def _read_arrow(path: Path, arrow: Path, columns: Collection[str]) -> Iterator[Row]:
+    table = _open_arrow(arrow)
+    names = [name for name in table.column_names if name in columns]
+    start = 0
+    for batch in table.table.select(names).to_batches(max_chunksize=_ROWS_AT_ONCE):
+        read = [_read_column(batch.column(name), arrow, name, start) for name in names]
+        for values in zip(*read, strict=True):
+            yield Row(path, 0, dict(zip(names, values, strict=True)))
+        start += batch.num_rows
+
+
+def _read_column(array: Any, arrow: Path, name: str, start: int) -> Iterator[Any]:
+    """Plain values, and images as cells; one after the other, since images are large."""
+    if not _holds_images(array.type):
+        yield from array.to_pylist()
+        return
+    for row, cell in enumerate(array, start=start):
+        yield _read_images(cell, TableImage(arrow, row, name))
+
+
+def _holds_images(kind: Any) -> bool:
+    """Whether cells are bytes, structs with bytes, or lists of either."""
+    from pyarrow import types
+
+    if types.is_list(kind) or types.is_large_list(kind):
+        return _holds_images(kind.value_type)
+    if types.is_struct(kind):
+        return {field.name for field in kind} == {"bytes", "path"}
+    return bool(types.is_binary(kind) or types.is_large_binary(kind))
+
+
+def _read_images(cell: Any, place: TableImage) -> Any:
+    """What stands in a cell: an image, a path in its place, nothing, or a list of these."""
+    from pyarrow import ListScalar
+
+    if not cell.is_valid:
+        return None
+    if isinstance(cell, ListScalar):
+        return [
+            _read_images(one, TableImage(place.path, place.row, place.column, number))
+            for number, one in enumerate(cell.values)
+        ]
+    value = cell.as_py()
+    if isinstance(value, dict):
+        value = value["path"] if value["bytes"] is None else value["bytes"]
+    return TableCell(place, value) if isinstance(value, bytes) else value
