@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -151,6 +152,8 @@ def _write(request: PredictionRequest, output: Path, asked: Sequence[Asked]) -> 
 def _answer(
     request: PredictionRequest, asked: Sequence[Asked], writer: PredictionWriter, errors: list[str]
 ) -> None:
+    """Write down each answer, or why there is none; what goes wrong is added to ``errors``."""
+
     def refuse(one: Asked, error: str) -> None:
         errors.append(error)
         writer.write_answer(Answer(id=one.id, text="", error=error), warnings=one.warnings)
@@ -163,20 +166,19 @@ def _answer(
                     raise ValueError(one.error)
                 checker.check(one.example)
             except ValueError as reason:
-                error = one.error or f"{one.id}: {reason}"
-                refuse(one, error)
+                refuse(one, one.error or f"{one.id}: {reason}")
                 continue
             yield one.example
 
-    known = {one.id: one for one in asked}
-    if all(one.example is None for one in asked):  # needs no model
-        for one in asked:
-            refuse(one, one.error)
+    checker, known = _Checker(request), {one.id: one for one in asked}
+    found = examples()
+    first = next(found, None)
+    if first is None:
         return
-    checker = _Checker(request)
     engine, started = checker.open_engine(request), time.perf_counter()
     with _adapter(request, engine):
-        for answer in engine.answer(examples(), progress="answering", total=len(asked)):
+        answers = engine.answer(chain([first], found), progress="answering", total=len(asked))
+        for answer in answers:
             now = time.perf_counter()
             if answer.error:
                 errors.append(f"{answer.id}: {answer.error}")

@@ -19,6 +19,7 @@ from aes.cli.engines import needs_weights, open_engine
 from aes.cli.requests import TrainedRun
 from aes.cli.samples import make_processor
 from aes.cli.team import Team
+from aes.corpus.instructions import InstructionData
 from aes.grading.journal import KeptAnswer, write_lines
 from aes.grading.shares import own_path, share_of
 from aes.page import PageRenderer
@@ -52,7 +53,8 @@ class LazyEngine:
 
         started = time.perf_counter()
         engine = open_engine(self.run, processor=self.processor, renderer=self.renderer)
-        grammar_tokenizer(self.processor)  # or the first model to answer would seem the slower
+        if not (self.run.settings.decoding.constrained and _labels(self.run)):
+            grammar_tokenizer(self.processor)  # or the first model to write would seem the slower
         self.preparation_s = time.perf_counter() - started
         return engine
 
@@ -143,6 +145,11 @@ def answer_beside(
             f"{len(missing)} of {len(examples)} samples got no answer, the first being "
             f"{missing[0]}; the others are kept, so mend that and start the same command again"
         )
+
+
+def _labels(run: TrainedRun) -> tuple[str, ...]:
+    data = run.settings.data
+    return data.labels if isinstance(data, InstructionData) else ()
 
 
 def _label(ranks: Ranks) -> str | None:

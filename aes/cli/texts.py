@@ -7,17 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from aes.cli.settings import TARGET, Settings
 from aes.corpus.instructions import InstructionData
 from aes.rubric import NoRubric
 from aes.training.spec import CheckpointSpec
 
-if TYPE_CHECKING:
-    from aes.cli.settings import Settings
-
 AUTO_MONITOR = "auto"
-TARGET = "_target_"
 
 
 def check_texts(settings: Settings) -> None:

@@ -47,8 +47,10 @@ _COLUMNS = {
     "label": _INT,
     "twin": _BYTES,
     "keys": "keys",
+    "file": "string",
+    "line": _INT,
 }
-"""As ``aes.data.prepare`` has them, and what tells copies and relatives."""
+"""As ``aes.data.prepare`` has them, and what tells copies and relatives and where they stand."""
 
 
 @dataclass(frozen=True)
@@ -141,12 +143,11 @@ class Shard:
 
 
 def _unreadable(sample: Sample, error: ValueError) -> Finding:
-    place = sample.findings[0] if sample.findings else None
     return Finding(
         code="unreadable_page",
         message=f"sample {sample.number}: {error}",
-        file=place.file if place else "",
-        line=place.line if place else 0,
+        file=sample.file,
+        line=sample.line,
     )
 
 
@@ -175,6 +176,8 @@ def _row(sample: Sample, encoded: Encoded) -> dict[str, Any]:
         "label": choices.index(answer) if answer in choices else NO_LABEL,
         "twin": sample.twin,
         "keys": list(sample.keys),
+        "file": sample.file,
+        "line": sample.line,
     }
 
 

@@ -193,7 +193,8 @@ def _look_over(data: InstructionData, shards: Sequence[Shard]) -> Streamed:
     from datasets import Dataset, concatenate_datasets
 
     if not shards:
-        raise ValueError(f"{_name(data)} holds no sample; correct the path or add samples")
+        names = ", ".join(path.name for path in data.files())
+        raise ValueError(f"{names} holds no sample; correct the path or add samples")
     ledger, num_read, tables = Ledger(data.on_problem), 0, []
     for shard in shards:
         facts = shard.facts()
@@ -205,7 +206,7 @@ def _look_over(data: InstructionData, shards: Sequence[Shard]) -> Streamed:
         tables.append(shard.rows())
     rows: Dataset = concatenate_datasets(tables)
     census = _take_census(rows)
-    _report_relatives(census, data, ledger)
+    _report_relatives(census, rows, ledger, has_labels=bool(data.labels))
     kept = [place for place, id_ in enumerate(census.ids) if ledger.keeps(id_)]
     reading = ledger.close_counted(num_read=num_read, num_kept=len(kept))
     return Streamed(reading=reading, rows=rows, kept=kept, census=census, data=data)
@@ -226,27 +227,25 @@ def _take_census(rows: Any) -> Census:
     )
 
 
-def _report_relatives(census: Census, data: InstructionData, ledger: Ledger) -> None:
+def _report_relatives(census: Census, rows: Any, ledger: Ledger, *, has_labels: bool) -> None:
     """Copies, and unlike answers to one prompt."""
-    file = _name(data)
+    places_on_disk = rows.select_columns(["file", "line"])
+
+    def report(code: str, place: int, message: str) -> None:
+        ledger.report(code, id=census.ids[place], message=message, **places_on_disk[place])
+
     for first, second in census.copies():
         message = f"Sample {census.numbers[second]} repeats sample {census.numbers[first]}."
-        ledger.report("duplicate", id=census.ids[second], file=file, message=message)
+        report("duplicate", second, message)
     for places in census.disagreeing():
         numbers = ", ".join(str(census.numbers[place]) for place in places[:5])
         more = f" and {len(places) - 5} more" if len(places) > 5 else ""
         message = f"Samples {numbers}{more} ask the same and are answered differently."
-        if not data.labels:
-            ledger.report("several_answers", id=census.ids[places[0]], file=file, message=message)
+        if not has_labels:
+            report("several_answers", places[0], message)
             continue
         for place in places:  # nothing tells which label is right
-            ledger.report("conflicting_labels", id=census.ids[place], file=file, message=message)
-
-
-def _name(data: InstructionData) -> str:
-    """The file that a problem of several samples is about, where there is one."""
-    files = data.files()
-    return files[0].name if len(files) == 1 else "the data"
+            report("conflicting_labels", place, message)
 
 
 def _fingerprint(data: InstructionData, processor: Processor, renderer: PageRenderer) -> str:

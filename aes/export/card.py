@@ -6,55 +6,15 @@ an answer, no names of essays and no paths of this machine.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from aes.export.card_facts import CardFacts, table
 from aes.export.card_metrics import Measured, find_evaluation, metric_tables
-from aes.export.run_facts import read_counts, read_versions
-
-Rows = Iterable[Sequence[object]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class CardFacts:
-    """What the card is about.
-
-    Attributes:
-        name: Of the export.
-        base: Public name of the base model.
-        base_id: The same if it is one of the hub, else empty.
-        is_merged: Whether the weights are whole; else an adapter.
-        dtype: Of the weights, in words.
-        run: The run's directory.
-        choices: Which option of each group the run took.
-        values: Its settings, as ``config.yaml`` has them.
-        serve: Command that has vLLM serve it.
-        obstacle: What vLLM would not do; empty if nothing.
-    """
-
-    name: str
-    base: str
-    base_id: str
-    is_merged: bool
-    dtype: str
-    run: Path
-    choices: Mapping[str, str]
-    values: Mapping[str, Any]
-    serve: str
-    obstacle: str
-
-    @property
-    def is_random(self) -> bool:
-        """Whether the base has random weights."""
-        return self.values["model"].get("path") is None
-
-    @property
-    def grades(self) -> bool:
-        """Whether it gives scores; else it answers in free text."""
-        return bool(self.values.get("rubric", {}).get("traits"))
+from aes.export.card_usage import loading, training
+from aes.export.run_facts import read_counts
 
 
 def write_card(facts: CardFacts, path: Path) -> None:
@@ -68,8 +28,8 @@ def write_card(facts: CardFacts, path: Path) -> None:
         _evaluation(found),
         _use(facts),
         _limits(facts, found),
-        _loading(facts),
-        _training(facts),
+        loading(facts),
+        training(facts),
         _license(facts),
     ]
     path.write_text("\n\n".join(part.strip() for part in parts) + "\n", encoding="utf-8")
@@ -79,7 +39,7 @@ def _front_matter(facts: CardFacts) -> str:
     lines = [
         f"base_model: {facts.base_id}" if facts.base_id else "",
         f"library_name: {'transformers' if facts.is_merged else 'peft'}",
-        f"pipeline_tag: {'image-text-to-text' if _sees(facts) else 'text-generation'}",
+        f"pipeline_tag: {'image-text-to-text' if facts.sees else 'text-generation'}",
         "language: zh" if facts.grades else "",
         "tags:",
         "- lora",
@@ -145,7 +105,7 @@ def _evaluation(found: Measured | None) -> str:
         else ""
     )
     stale = (
-        "\n\n**The weights are younger than these numbers: evaluate again.**"
+        "\n\n**These numbers are of other weights than the run holds now: evaluate again.**"
         if found.is_stale
         else ""
     )
@@ -184,7 +144,7 @@ def _limits(facts: CardFacts, found: Measured | None) -> str:
         if facts.grades
         else "",
         "A model that reads pages may silently read a miswritten character as the right one."
-        if _sees(facts)
+        if facts.sees
         else "",
         "Text in the input that orders an answer may be obeyed; `evaluate.py suite=robustness` "
         "measures how often."
@@ -197,75 +157,6 @@ def _limits(facts: CardFacts, found: Measured | None) -> str:
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines if line)
 
 
-def _loading(facts: CardFacts) -> str:
-    kind = "AutoModelForImageTextToText" if _sees(facts) else "AutoModelForCausalLM"
-    lines = [f"from transformers import {kind}", ""]
-    if facts.is_merged:
-        lines.append(f'model = {kind}.from_pretrained("{facts.name}")')
-    else:
-        lines.insert(0, "from peft import PeftModel")
-        lines += [
-            f'base = {kind}.from_pretrained("{facts.base_id or "BASE_FOLDER"}")',
-            f'model = PeftModel.from_pretrained(base, "{facts.name}")',
-        ]
-    shell = (facts.serve, f"python -m aes.export --check {facts.name}", "sha256sum -c SHA256SUMS")
-    return "\n\n".join(
-        [
-            "## Loading",
-            _fenced("python", lines),
-            _fenced("text", shell),
-            *([f"{facts.obstacle}."] if facts.obstacle else []),
-            *([_pages(facts)] if _sees(facts) and facts.grades else []),
-        ]
-    )
-
-
-def _pages(facts: CardFacts) -> str:
-    page = facts.values["page"]
-    return (
-        f"Typed essays were drawn as pages {page.get('width_px')} px wide with type of "
-        f"{page.get('glyph_px')} px; `grading.json` has all that whoever grades must know."
-    )
-
-
-def _fenced(language: str, lines: Sequence[str]) -> str:
-    return "\n".join([f"```{language}", *lines, "```"])
-
-
-def _training(facts: CardFacts) -> str:
-    values = facts.values
-    options = " ".join(f"{key}={facts.choices[key]}" for key in _OPTIONS if key in facts.choices)
-    settings = {f"{group}.{key}": values[group].get(key) for group, key in _SETTINGS}
-    rows: list[tuple[str, object]] = [
-        ("options", options),
-        *((key, value) for key, value in settings.items() if value is not None),
-        ("global_batch_size", values["global_batch_size"]),
-        ("seed", values["seed"]),
-        ("began with", "another adapter" if values["adapter"].get("init_from") else "the base"),
-        ("libraries", ", ".join(f"{k} {v}" for k, v in read_versions(facts.run).items())),
-    ]
-    commands = (
-        f"python train.py {options}   # and the values above",
-        "python evaluate.py run=RUN_DIR baseline=true",
-        f"python -m aes.export RUN_DIR --out {facts.name}{' --merged' if facts.is_merged else ''}",
-    )
-    shown = _fenced("text", commands)
-    return f"## Training\n\n{table(('setting', 'value'), rows)}\n\n{shown}"
-
-
-_OPTIONS = (
-    *("model", "data", "rubric", "page", "prompt", "loss", "adapter", "optim", "trainer"),
-    *("decoding", "hardware", "strategy"),
-)
-_SETTINGS = (
-    *(("adapter", key) for key in ("rank", "alpha", "dropout", "targets", "modules_to_save")),
-    *(("optim", key) for key in ("lr", "schedule", "warmup_ratio", "weight_decay")),
-    *(("trainer", key) for key in ("max_epochs", "max_steps")),
-    ("hardware", "precision"),
-    ("model", "quantization"),
-)
-
-
 def _license(facts: CardFacts) -> str:
     return (
         "## License\n\nTo be filled in by whoever publishes this:\n\n"
@@ -274,19 +165,3 @@ def _license(facts: CardFacts) -> str:
         f"- license of the data, {facts.choices['data']}, and whether it allows publishing what "
         "was trained on it:"
     )
-
-
-def _sees(facts: CardFacts) -> bool:
-    return facts.values["model"].get("vision") is not None
-
-
-def table(head: Sequence[str], rows: Rows) -> str:
-    """A table in Markdown."""
-    lines = [list(map(_cell, head)), ["---"] * len(head), *(list(map(_cell, row)) for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, list | tuple):
-        return ", ".join(map(str, value)) or "none"
-    return str(value).replace("|", "\\|").replace("\n", " ")

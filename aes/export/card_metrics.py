@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aes.export.run_facts import read_json
-from aes.model.trained import trained_folder
+from aes.model.trained import trained_digest
 
 _SPLITS = ("test", "val", "all", "train")
 _OF_SCORES = ("qwk", "pearson", "mae", "rmse", "exact", "adjacent")
 _HEADS = {"qwk": "QWK", "pearson": "Pearson", "mae": "MAE", "rmse": "RMSE"}
 _OF_BASELINES = ("qwk", "pearson", "mae", "rmse")
 _COUNTS = ("num", "num_sources", "threshold")
+
+_SETTINGS_FILE = "predictions.settings.json"
+"""Beside the grades: what they were made under."""
 
 Values = Mapping[str, float | None]
 Table = tuple[str, Sequence[str], list[tuple[str, ...]]]
@@ -28,7 +31,7 @@ class Measured:
 
     Attributes:
         values: By name, without the split in front.
-        is_stale: Whether the weights were written later.
+        is_stale: Whether other weights were measured than the run holds now.
     """
 
     split: str
@@ -54,8 +57,9 @@ def find_evaluation(run: Path) -> Measured | None:
             if key.startswith(prefix) and (value is None or isinstance(value, int | float))
         }
         if values:
-            written = max(path.stat().st_mtime for path in trained_folder(run).iterdir())
-            return Measured(split=split, values=values, is_stale=file.stat().st_mtime < written)
+            measured = read_json(file.with_name(_SETTINGS_FILE)).get("adapter")
+            is_stale = measured is not None and measured != trained_digest(run)
+            return Measured(split=split, values=values, is_stale=is_stale)
     return None
 
 

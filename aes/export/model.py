@@ -20,7 +20,8 @@ from aes.export.beside import (
     write_config,
     write_generation_config,
 )
-from aes.export.card import CardFacts, write_card
+from aes.export.card import write_card
+from aes.export.card_facts import CardFacts
 from aes.export.digests import write_digests
 from aes.export.folder import require_free, require_room, written_aside
 from aes.export.serving import Served, obstacle, serve_line

@@ -14,8 +14,10 @@ class DecodingSpec:
 
     Attributes:
         constrained: Whether a graded answer is held to the rubric's JSON schema and comes with its
-            distributions. Without, the model writes as it likes, an answer may be unreadable, and
-            the number of forward passes depends on what it writes: not for several ranks.
+            distributions, and an answer that is one of some choices is the likeliest of them, with
+            the probability of each. Without, the model writes as it likes, an answer may be
+            unreadable, and the number of forward passes depends on what it writes: not for several
+            ranks.
         score: ``expected``: the mean of the distribution over all valid scores, rounded;
             ``greedy``: the likeliest valid digits, one after the other; ``distribution`` changes
             nothing there.

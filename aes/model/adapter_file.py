@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aes.model.adapter_names import ROUTER, kind_of, named_sets
 from aes.model.spec import LoraSpec
 
 if TYPE_CHECKING:
@@ -26,20 +27,6 @@ CONFIG_FILE, WEIGHTS_FILE, OLD_WEIGHTS_FILE = (
     "adapter_model.safetensors",
     "adapter_model.bin",
 )
-
-SETS: Mapping[str, tuple[str, ...]] = {
-    "attention": ("q_proj", "k_proj", "v_proj", "o_proj"),
-    "mlp": ("gate_proj", "up_proj", "down_proj"),
-}
-"""Named sets of the language model's matrices."""
-
-_KINDS = (
-    (r"model\.layers\.\d+\.self_attn\.([qkvo]_proj)", r"\1"),
-    (r"model\.layers\.\d+\.mlp\.((?:gate|up|down)_proj)", r"\1"),
-    (r"visual\..*(?:attn\.(?:qkv|proj)|linear_fc[12])", "vision"),
-    (r"mlp\.experts", "experts"),
-)
-_ROUTER = re.compile(r"mlp\.gate$")
 
 # Before transformers had one name for the parts of models that see, each class had its own.
 _OLDER_NAMES = (
@@ -100,14 +87,14 @@ class AdapterFile:
         Raises:
             ValueError: If it changes what nothing here trains.
         """
-        found = {module: _kind(module) for module in self.updates}
+        found = {module: kind_of(module) for module in self.updates}
         unknown = sorted(module for module, kind in found.items() if kind is None)
         if unknown:
             self._refuse(unknown)
         return named_sets({kind for kind in found.values() if kind is not None})
 
     def _refuse(self, modules: Sequence[str]) -> None:
-        routers = [module for module in modules if _ROUTER.search(module)]
+        routers = [module for module in modules if ROUTER.search(module)]
         if routers:
             raise ValueError(
                 f"the adapter in {self.folder} also tunes the router ({routers[0]} and "
@@ -146,32 +133,6 @@ class AdapterFile:
                 f"the adapter in {self.folder} was made with other settings than these; "
                 f"set {told}, or leave adapter.init_from out"
             )
-
-
-def named_sets(names: set[str]) -> tuple[str, ...]:
-    """Names of matrices, put together to sets where they make up one.
-
-    Args:
-        names: Of matrices or sets.
-    """
-    single = {one for name in names for one in SETS.get(name, (name,))}
-    found = []
-    for name, members in SETS.items():
-        if single.issuperset(members):
-            found.append(name)
-            single -= set(members)
-    return (*found, *sorted(single))
-
-
-def _kind(module: str) -> str | None:
-    """The matrix or set that a module belongs to; ``None``: to none that is trained here."""
-    # The language model's own names, whether it stands alone or beside a tower.
-    module = module.replace("language_model.", "")
-    for pattern, name in _KINDS:
-        match = re.search(f"{pattern}$", module)
-        if match:
-            return match.expand(name)
-    return None
 
 
 def _as_setting(value: Any) -> str:

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from aes.kernels.parts import tower_of
-from aes.model.adapter_file import SETS, AdapterFile, LoraUpdate, read_adapter, sort_weights
+from aes.model.adapter_file import AdapterFile, LoraUpdate, read_adapter, sort_weights
+from aes.model.adapter_names import SETS
 from aes.model.spec import AdapterSpec, LoraSpec
 
 # Patterns over full module names; all models share the language model's, whether its layers stand

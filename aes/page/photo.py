@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -22,7 +21,7 @@ from PIL import Image, ImageOps
 from aes.page.layout import round_up
 from aes.page.margins import Box, find_written
 from aes.page.pdf import render_pdf_page
-from aes.page.spec import SIDE_STEP_PX
+from aes.page.spec import SIDE_STEP_PX, ImageKind
 from aes.page.table import image_bytes, name_picture
 from aes.records import PdfPage, Picture, TableImage
 
@@ -37,16 +36,13 @@ FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
 
 _UNREADABLE = (OSError, SyntaxError, EOFError, ValueError, TypeError, OverflowError, struct.error)
 
-Kind = Literal["sheet", "picture"]
-"""See ``PageSpec.image_kind``."""
-
 _MOST_REMEMBERED = 1 << 16
 
 _crops: dict[tuple[object, ...], Box] = {}
 """What was written on of each file that this process opened, in px of the upright image."""
 
 
-def open_page(source: Picture, *, min_pixels: int, max_pixels: int, kind: Kind) -> Image.Image:
+def open_page(source: Picture, *, min_pixels: int, max_pixels: int, kind: ImageKind) -> Image.Image:
     """Open an image file or a page of a PDF as a page.
 
     Where its margins end is looked for once a file and process.
@@ -83,7 +79,7 @@ def open_page(source: Picture, *, min_pixels: int, max_pixels: int, kind: Kind) 
 
 
 def recall_size(
-    source: Picture, *, min_pixels: int, max_pixels: int, kind: Kind
+    source: Picture, *, min_pixels: int, max_pixels: int, kind: ImageKind
 ) -> tuple[int, int] | None:
     """Size of the page that ``open_page`` gives, if this process opened the file as it is now."""
     key = _identify(source, kind)
@@ -98,7 +94,7 @@ def recall_size(
     return _round_up_size(scaled, min_pixels)
 
 
-def _identify(source: Picture, kind: Kind) -> tuple[object, ...] | None:
+def _identify(source: Picture, kind: ImageKind) -> tuple[object, ...] | None:
     """Differs once the file was written anew; None if there is no such file."""
     try:
         status = (source if isinstance(source, Path) else source.path).stat()

@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass
 from aes.page.scan import ScanNoise, bleed_px
 
 Style = Literal["plain", "squared_paper", "scan", "none"]
+ImageKind = Literal["sheet", "picture"]
 
 SIDE_STEP_PX = 32
 """One visual token of Qwen3-VL covers 32 x 32 px (patch 16, merged 2 x 2)."""
@@ -62,7 +63,7 @@ class PageSpec:
     line_spacing: Annotated[float, Field(ge=1, le=4)] | None
     margin_px: Annotated[int, Field(ge=0)] | None
     indent_chars: Annotated[int, Field(ge=0, le=16)] | None
-    image_kind: Literal["sheet", "picture"]
+    image_kind: ImageKind
     save_dir: Path | None
     scan: ScanNoise | None
 

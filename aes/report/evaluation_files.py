@@ -43,7 +43,8 @@ def flat_metrics(evaluation: Evaluation, *, prefix: str) -> dict[str, float | No
     for label, compared in evaluation.compared.items():
         # A job of a sweep has the folder above in its name.
         place = f"{prefix}/compare/{label.replace('/', '-')}"
-        found |= _flat(compared.agreement, place) | _flat(compared.difference, f"{place}/difference")
+        found |= _flat(compared.agreement, place)
+        found |= _flat(compared.difference, f"{place}/difference")
     found |= _double(evaluation, prefix) | _robustness(evaluation, prefix)
     return {name: value if isfinite(value) else None for name, value in found.items()}
 

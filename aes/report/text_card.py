@@ -59,14 +59,23 @@ def print_answers(console: Console, evaluation: AnswersEvaluation, report: Path)
 
 
 def _models(evaluation: AnswersEvaluation) -> Table:
-    """A row a metric, two columns a model: narrow terminals have more rows than columns."""
-    headings = ((_MODELS.get(name, name), "95 % interval") for name in evaluation.models)
-    table = _table("metric", *(heading for pair in headings for heading in pair))
+    """A row a metric, a column a model: narrow terminals have more rows than columns.
+
+    Of many models only the first has room for its intervals; the report has them all.
+    """
+    names = list(evaluation.models)
+    with_interval = names if len(names) <= 2 else names[:1]
+    headings: list[str] = []
+    for name in names:
+        headings.append(_MODELS.get(name, name))
+        headings += ["95 % interval"] if name in with_interval else []
+    table = _table("metric", *headings)
     for metric in (*metrics_of(evaluation), *SPEED):
-        cells = []
-        for result in evaluation.models.values():
+        cells: list[str] = []
+        for name, result in evaluation.models.items():
             value, interval = value_of(result, metric)
-            cells += [write_value(metric, value), write_ends(metric, interval)]
+            cells.append(write_value(metric, value))
+            cells += [write_ends(metric, interval)] if name in with_interval else []
         table.add_row(_HEADINGS[metric], *cells)
     return table
 
@@ -85,7 +94,7 @@ def _classes(found: Classification) -> Table:
 
 def _table(first: str, *rest: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column(first, overflow="fold")
+    table.add_column(first, overflow="fold", min_width=8)
     for heading in rest:
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(heading, justify="right", overflow="fold")
     return table

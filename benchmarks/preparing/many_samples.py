@@ -45,13 +45,14 @@ def write_samples(path: Path, num_samples: int) -> None:
         file.write("]")
 
 
-def measure_samples(num_samples: int) -> dict[str, Any]:
-    """Seconds and peak memory of each stage; of the largest data also of a resumed preparation."""
+def measure_samples(num_samples: int, *, with_kill: bool = True) -> dict[str, Any]:
+    """Seconds and peak memory of each stage; of several shards also of a resumed preparation."""
     stages: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        write_samples(folder / "alpaca.json", num_samples)
-        vocabulary_folder(folder / "cache")
+        with stage(stages, "write the data"):  # and have everything imported, for its memory
+            write_samples(folder / "alpaca.json", num_samples)
+            vocabulary_folder(folder / "cache")
         with stage(stages, "read, check, tokenise"):
             streamed = prepare_samples(folder, "cache")
         with stage(stages, "the same from the cache"):
@@ -67,7 +68,7 @@ def measure_samples(num_samples: int) -> dict[str, Any]:
             "train": len(parts.train.rows),
             "stages": stages,
         }
-        if num_samples >= 10 * SAMPLES_PER_SHARD:
+        if with_kill and num_samples >= 10 * SAMPLES_PER_SHARD:
             found["killed"] = measure_kill(folder, num_samples)
     return found
 

@@ -100,9 +100,7 @@ def test_runs_stand_side_by_side_and_share_their_base(
     compared = next(out.glob("predictions_second_*.jsonl"))
     assert expected_scores(compared) == expected_scores(alone / "predictions.jsonl")
     assert expected_scores(compared) != expected_scores(out / "predictions.jsonl")
-    metrics, other = (
-        json.loads((folder / "metrics.json").read_text()) for folder in (out, alone)
-    )
+    metrics, other = (json.loads((folder / "metrics.json").read_text()) for folder in (out, alone))
     place = next(key for key in metrics if key.startswith("test/compare/")).split("/")[2]
     for name in ("qwk/total", "mae/total", "mae/content"):
         ours = metrics[f"test/compare/{place}/{name}"]

@@ -181,9 +181,7 @@ def test_mistakes_are_told_in_a_sentence(
     assert sorted(path.name for path in Path().iterdir()) == ["full"]
 
 
-def test_a_killed_export_looks_like_none(
-    export: Export, trained_run: Path, tmp_path: Path
-) -> None:
+def test_a_killed_export_looks_like_none(export: Export, trained_run: Path, tmp_path: Path) -> None:
     """Killed at several moments, from the start to the last file."""
     arguments = (str(trained_run), "--out", "out", "--merged", "--shard-gib", "0.03")
     out = tmp_path / "out"

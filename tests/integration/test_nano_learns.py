@@ -1,4 +1,7 @@
-"""The promise of the default command: the nano learns something real about unseen essays."""
+"""The promise of the default command: the nano learns something real about unseen essays.
+
+So does the one that reads them as text.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,8 @@ PARTS = ("val", "test")
 
 
 @pytest.mark.command
-def test_default_run_learns(tmp_path: Path, session_cache: Path) -> None:
+@pytest.mark.parametrize("model", ["nano", pytest.param("nano_text", marks=pytest.mark.slow)])
+def test_default_run_learns(model: str, tmp_path: Path, session_cache: Path) -> None:
     run = tmp_path / "run"
 
     def command(name: str, *args: str) -> None:
@@ -35,7 +39,7 @@ def test_default_run_learns(tmp_path: Path, session_cache: Path) -> None:
         )
         assert done.returncode == 0, done.stderr
 
-    command("train.py", "logger=none", f"run_dir={run}")
+    command("train.py", f"model={model}", "logger=none", f"run_dir={run}")
     reached, floor = [], []
     for part in PARTS:
         command("evaluate.py", f"run={run}", f"split={part}", "num_resamples=0")

@@ -409,7 +409,7 @@ def text_job(
             "model": replace(nano_text_spec, text=text, path=str(checkpoint)),
             "checkpoint": checkpoint,
             "builder": text_builder,
-            "adapter": make_lora(),
+            "adapter": make_lora(modules_to_save=nano_text_spec.modules_to_save),
             "optim": OptimSpec(**read_conf("optim/adamw", lr=5e-3, eps=1e-3)),
             "train": train,
             "val": val,

@@ -113,14 +113,17 @@ def caption_run(
     return run_dir
 
 
-def test_labels_of_both_models_stand_in_one_table(
+def test_labels_of_all_models_stand_in_one_table(
     evaluate: Callable[..., int], label_run: Path, tmp_path: Path, capsys: Any
 ) -> None:
+    other = Path(shutil.copytree(label_run, tmp_path / "other"))
     out = tmp_path / "out"
-    assert evaluate(f"run={label_run}", "baseline=true", FEW, f"out={out}") == 0
+    command = (f"run={label_run}", "baseline=true", f"compare=[{other}]", FEW, f"out={out}")
+    assert evaluate(*command) == 0
     shown = capsys.readouterr().out
     assert "fine-tuned" in shown and "base model" in shown and "macro F1" in shown
     found = _metrics(out)
+    assert found["test/compare/other/accuracy"] == found["test/accuracy"]
     kept = _lines(out / "predictions.jsonl")
     assert found["test/num"] == len(kept) == 9
     hits = sum(line["text"] == line["gold"] for line in kept)
@@ -136,7 +139,7 @@ def test_labels_of_both_models_stand_in_one_table(
     assert 'id="confusion"' in (out / "report.html").read_text(encoding="utf-8")
 
 
-def test_answers_that_are_there_are_not_made_again(
+def test_answers_that_are_there_are_not_made_again_and_free_ones_are_read(
     evaluate: Callable[..., int], label_run: Path, tmp_path: Path, capsys: Any
 ) -> None:
     out = tmp_path / "out"
@@ -151,17 +154,11 @@ def test_answers_that_are_there_are_not_made_again(
     assert again.startswith(marked), "what was there stays"
     texts = [[line["text"] for line in map(json.loads, c.splitlines())] for c in (whole, again)]
     assert texts[0] == texts[1]
-    assert evaluate(*command, "decoding.constrained=false", "decoding.max_answer_tokens=4") == 1
+    free = ("decoding.constrained=false", "decoding.max_answer_tokens=4")
+    assert evaluate(*command, *free) == 1
     error = capsys.readouterr().err
     assert "holds answers made under other settings (decoding" in error and "fresh=true" in error
-
-
-def test_free_answers_are_read_as_labels_or_counted(
-    evaluate: Callable[..., int], label_run: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    free = ("decoding.constrained=false", "decoding.max_answer_tokens=4", "num_resamples=0")
-    assert evaluate(f"run={label_run}", *free, f"out={out}") == 0
+    assert evaluate(*command, *free, "fresh=true") == 0
     kept = _lines(out / "predictions.jsonl")
     read = sum(line["text"].strip("。 ") in LABELS for line in kept)
     assert _metrics(out)["test/unparsed"] == pytest.approx(1 - read / len(kept))
@@ -203,18 +200,6 @@ def test_what_makes_no_sense_is_refused(
     assert said in error and len(error.strip().splitlines()) == 1
 
 
-def test_several_runs_answer_the_same_samples(
-    evaluate: Callable[..., int], label_run: Path, tmp_path: Path, capsys: Any
-) -> None:
-    other = Path(shutil.copytree(label_run, tmp_path / "other"))
-    out = tmp_path / "out"
-    command = (f"run={label_run}", f"compare=[{other}]", "num_resamples=0", f"out={out}")
-    assert evaluate(*command) == 0
-    found = _metrics(out)
-    assert found["test/compare/other/accuracy"] == found["test/accuracy"]
-    assert "other" in capsys.readouterr().out
-
-
 def test_what_can_be_asked_is_answered_and_the_rest_has_its_reason(
     predict: Callable[..., int], label_run: Path, tmp_path: Path, capsys: Any
 ) -> None:
@@ -223,7 +208,7 @@ def test_what_can_be_asked_is_answered_and_the_rest_has_its_reason(
         {"instruction": "这句话说的是什么？", "input": "下雨了。", "output": "不知道"},
         {"nothing": 1},
         {"instruction": "看<image>", "images": "../../secret.png"},
-        {"instruction": "长" * 3000},
+        {"instruction": "今天天气很好，" * 1500},
     ]
     path, out = tmp_path / "asked.json", tmp_path / "out.jsonl"
     path.write_text(json.dumps(asked, ensure_ascii=False), encoding="utf-8")
@@ -242,7 +227,7 @@ def test_what_can_be_asked_is_answered_and_the_rest_has_its_reason(
     assert "another model, adapter or settings" in capsys.readouterr().err
 
 
-def test_images_are_asked_the_question_of_the_data_or_another(
+def test_images_are_asked_the_question_of_the_data(
     predict: Callable[..., int], caption_run: Path, tmp_path: Path, capsys: Any
 ) -> None:
     folder = tmp_path / "scans"
@@ -260,9 +245,6 @@ def test_images_are_asked_the_question_of_the_data_or_another(
     one = (f"run={caption_run}", f"input={folder / 's-0.png'}")
     assert predict(*one, "question=图片中的诊断结果是怎样?") == 0
     assert capsys.readouterr().out == first[0]["answer"] + "\n", "streamed, and the same"
-    other = tmp_path / "other.jsonl"
-    assert predict(*one, "question=这是什么颜色？", f"output={other}") == 0
-    assert [line["id"] for line in _lines(other)] == ["s-0.png"]
 
 
 @pytest.mark.parametrize(
@@ -310,11 +292,7 @@ def write_prompt(
 
 
 def test_the_base_writes_a_system_prompt_from_training_samples(
-    write_prompt: Callable[..., int],
-    train: Callable[..., int],
-    label_file: Path,
-    tmp_path: Path,
-    capsys: Any,
+    write_prompt: Callable[..., int], label_file: Path, tmp_path: Path, capsys: Any
 ) -> None:
     out = tmp_path / "prompt.txt"
     data = (*ASK_LABELS, f"data.path={label_file}")
@@ -322,19 +300,9 @@ def test_the_base_writes_a_system_prompt_from_training_samples(
     assert write_prompt(*data, *short, f"out={out}") == 0
     facts = json.loads((tmp_path / "prompt.txt.json").read_text(encoding="utf-8"))
     assert facts["model"] == "nano_text" and len(set(facts["samples"])) == 7
-    text = out.read_text(encoding="utf-8").strip()
-    assert text
+    assert out.read_text(encoding="utf-8").strip()
     assert write_prompt(*data, *short, f"out={out}") == 1
     assert "is there already" in capsys.readouterr().err
-    run_dir = tmp_path / "run"
-    assert train(*QUICK, *data, f"data.system_file={out}", f"run_dir={run_dir}") == 0
-    out.write_text("别的", encoding="utf-8")
-    split = json.loads((run_dir / "split.json").read_text())
-    import yaml
-
-    kept = yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8"))["config"]["data"]
-    assert kept["system"] == text and kept["system_file"] is None, "the run keeps the text"
-    assert len(split["train"]) + len(split["val"]) + len(split["test"]) == 30
 
 
 def test_a_system_prompt_needs_labels(

@@ -1,6 +1,9 @@
 """Essays as text: the nano that reads text alone, and one with eyes, from training to grades."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,8 @@ import yaml
 from PIL import Image
 
 pytestmark = pytest.mark.command
+
+ROOT = Path(__file__).parents[2]
 
 ESSAY = "我的春天\n春天来了，花开了，小鸟在枝头唱歌。" + "我们一起去公园看花，大家都很高兴。" * 20
 
@@ -139,3 +144,34 @@ def test_a_model_with_eyes_takes_essays_as_text_too(
     assert predict(f"run={run}", f"input={inputs}", f"output={out}") == 0
     lines = _lines(out)
     assert all(line["scores"] and not line["error"] for line in lines.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "zero2", "zero3", "fsdp2"])
+def test_two_ranks_train_as_one(
+    strategy: str, train_once: Callable[..., Path], session_cache: Path, cheap: tuple[str, ...]
+) -> None:
+    """Real processes; what was trained is graded by one rank as by any run."""
+    alone = train_once("alone", "model=nano_text", "hardware.micro_batch_size=8")
+    out = alone.parent / strategy
+    done = subprocess.run(
+        [
+            *(sys.executable, str(ROOT / "train.py"), *cheap, "data.copies=2", "model=nano_text"),
+            *("hardware=cpux2", f"strategy={strategy}", f"run_dir={out}"),
+        ],
+        env=os.environ | {"AES_CACHE": str(session_cache)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    losses, qwk = zip(*(_outcome(run) for run in (alone, out)), strict=True)
+    assert losses[1] == pytest.approx(losses[0], abs=1e-4)
+    assert qwk[1] == pytest.approx(qwk[0], abs=0.02)
+
+
+def _outcome(run: Path) -> tuple[list[float], float]:
+    """Training losses, and what validation found."""
+    lines = map(json.loads, (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    return [line["loss"] for line in lines if "loss" in line], metrics["val/qwk/total"]

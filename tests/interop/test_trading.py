@@ -23,7 +23,7 @@ from aes.model import ModelSpec
 from aes.model.trained import load_trained
 from aes.records import Example, Message
 
-pytestmark = pytest.mark.interop
+pytestmark = [pytest.mark.interop, pytest.mark.usefixtures("peer")]
 
 OURS = ("data=sample", "data.copies=2")
 NUM_NEW = 12

@@ -60,7 +60,14 @@ class Place:
     def refused(self, refusal: RowError) -> Sample:
         """A sample of which nothing can be made."""
         finding = self.finding(refusal.code, refusal.message)
-        return Sample(number=self.number, id=self.id, example=None, findings=(finding,))
+        return Sample(
+            number=self.number,
+            id=self.id,
+            example=None,
+            findings=(finding,),
+            file=self.file,
+            line=self.line,
+        )
 
 
 def make_sample(
@@ -98,6 +105,8 @@ def make_sample(
         example=example,
         findings=tuple(findings),
         keys=(prompt, *dict.fromkeys(digests)),
+        file=place.file,
+        line=place.line,
         twin=_digest(prompt, _fold(answer)),
     )
 
@@ -121,9 +130,9 @@ def _whole(text: str) -> str:
 
 def _check_texts(conversation: Conversation, wanted: Wanted) -> None:
     turns = conversation.turns
-    for number, (_, text) in enumerate(turns, start=1):
+    for text in (conversation.system, *(text for _, text in turns)):
         if special := _SPECIAL.search(text):
-            raise RowError("special_token", f"holds {special.group()} in turn {number}")
+            raise RowError("special_token", f"holds {special.group()} in its text")
     learned = turns[1::2] if wanted.train_on == "all" else turns[-1:]
     if not all(text.strip() for _, text in learned):
         raise RowError("empty_answer", "has an empty answer")

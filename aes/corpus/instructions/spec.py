@@ -48,6 +48,8 @@ class Sample:
         keys: 16-byte digests of the prompt with its images, white space not counted, and of each
             image: samples that share one stand on one side of every split.
         twin: 16-byte digest of prompt, images and answer: samples that share it are copies.
+        file: Where it stands.
+        line: 1-based line that it begins on; 0 in tables.
     """
 
     number: int
@@ -56,6 +58,8 @@ class Sample:
     findings: tuple[Finding, ...] = ()
     keys: tuple[bytes, ...] = ()
     twin: bytes = b""
+    file: str = ""
+    line: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, config=SCHEMA)

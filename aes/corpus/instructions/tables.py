@@ -1,23 +1,26 @@
 """Turns tables (Parquet, Arrow as ``datasets`` writes it) into records, without opening an image.
 
-Parquet cannot be mapped into memory, so ``datasets`` writes its columns that are wanted once into
-an Arrow file in the cache; from then on an image is a place in that file, and its bytes are read
-when they are wanted. No more than a few hundred rows are in memory.
+Parquet cannot be mapped into memory, so its columns that are wanted are written once into an Arrow
+file in the cache; from then on an image is a place in that file, and its bytes are read when they
+are wanted. No more than a few dozen rows are in memory, and one group of rows of a Parquet file.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aes.corpus.instructions.rows import Row, name_columns
+from aes.files import sync
 from aes.records import TableImage
 
 TABLE_SUFFIXES = (".parquet", ".arrow")
 _ROWS_AT_ONCE = 64
+_LONGEST_STEM = 60
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,7 @@ def read_tables(
     for path in paths:
         _check_columns(path, required)
     for path in paths:
-        for arrow in _arrow_files(path, columns, cache):
-            yield from _read_arrow(path, arrow, columns)
+        yield from _read_arrow(path, _map(path, columns, cache), columns)
 
 
 def _check_columns(path: Path, required: Collection[str]) -> None:
@@ -69,24 +71,48 @@ def _column_names(path: Path) -> list[str]:
         raise ValueError(f"{path} is no Parquet file, or is cut short: get it anew.") from error
 
 
-def _arrow_files(path: Path, columns: Collection[str], cache: Path) -> list[Path]:
-    """The table as files that can be mapped, written unless they are there."""
+def _map(path: Path, columns: Collection[str], cache: Path) -> Path:
+    """The table as a file that can be mapped, written unless it is there."""
     if path.suffix == ".arrow":
-        return [path]
-    from datasets import Dataset
-    from datasets.exceptions import DatasetGenerationError
-
+        return path
     wanted = [name for name in _column_names(path) if name in columns]
     status = path.stat()
     told = repr((str(path.resolve()), status.st_size, status.st_mtime_ns, wanted))
-    folder = cache / "tables" / hashlib.sha256(told.encode()).hexdigest()[:16]
+    name = hashlib.sha256(told.encode()).hexdigest()[:16]
+    arrow = cache / "tables" / f"{path.stem[:_LONGEST_STEM]}-{name}.arrow"
+    if not arrow.is_file():
+        _convert(path, arrow, wanted)
+    return arrow
+
+
+def _convert(path: Path, arrow: Path, columns: list[str]) -> None:
+    """Write a Parquet file's columns as an Arrow stream, as ``datasets`` has it, or nothing.
+
+    ``datasets`` would do so too, but holds most of a file with large cells in memory meanwhile.
+    """
+    from pyarrow import ipc, parquet
+
+    arrow.parent.mkdir(parents=True, exist_ok=True)
+    draft = arrow.with_name(f".{arrow.name}.{os.getpid()}.tmp")
     try:
-        table = Dataset.from_parquet(
-            str(path), cache_dir=str(folder), columns=wanted, batch_size=_ROWS_AT_ONCE
-        )
-    except DatasetGenerationError as error:
+        with parquet.ParquetFile(path) as file:
+            # Without what ``datasets`` noted there: it is about all columns.
+            schema = file.schema_arrow.remove_metadata().empty_table().select(columns).schema
+            with ipc.new_stream(str(draft), schema) as stream:
+                for group in range(file.num_row_groups):
+                    # Group by group: in one go, pyarrow keeps every group until the end.
+                    for batch in file.iter_batches(
+                        _ROWS_AT_ONCE, row_groups=[group], columns=columns
+                    ):
+                        stream.write_batch(batch)
+        sync(draft)
+        draft.replace(arrow)
+    except (ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno:  # a full disk, not a broken file
+            raise
         raise ValueError(f"{path} is broken within its rows: get it anew.") from error
-    return [Path(file["filename"]) for file in table.cache_files]
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _open_arrow(path: Path) -> Any:

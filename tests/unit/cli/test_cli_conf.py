@@ -46,6 +46,9 @@ def _given(group: str, option: str) -> list[str]:
     if group == "experiment":
         text = (CONFIG_DIR / "experiment" / f"{option}.yaml").read_text()
         named = re.search(r"/data: (\w+)", text)
+        built_on = re.search(r"^  - (med_\w+)$", text, re.MULTILINE)
+        if built_on and not named:
+            return _given(group, built_on.group(1))
         return _missing(named.group(1)) if named else []
     return _missing(option) if group == "data" else []
 
@@ -170,3 +173,11 @@ def test_resolved_values_are_plain() -> None:
     resolved = settings_of("run_dir=somewhere").resolved
     assert yaml.safe_load(yaml.safe_dump(resolved)) == resolved
     assert "${" not in yaml.safe_dump(resolved)
+
+
+def test_a_run_keeps_the_text_of_a_system_prompt_not_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "prompt.txt"
+    file.write_text("先想一想，再回答。\n", encoding="utf-8")
+    settings = settings_of("data=alpaca", "data.path=somewhere", f"data.system_file={file}")
+    assert settings.data.system == settings.resolved["data"]["system"] == "先想一想，再回答。"
+    assert settings.data.system_file is settings.resolved["data"]["system_file"] is None

@@ -29,7 +29,7 @@ MISTAKES = [
     ("model=[nano]", "write model=NAME"),
     ("experiment=zz", "experiment=zz is not an option"),
     ("adapter=none adapter.rank=8", "adapter.rank is not a setting of adapter=none"),
-    ("data.root=DIR", "data.root is not a setting of data=sample; data=aes_dataset has it"),
+    ("data.root=DIR", "data.root is not a setting of data=sample; data=aes_dataset or data=alpaca"),
     ("data=aes_dataset", "data.root is not set; give it as data.root="),
     ("+callbacks.checkpont.monitor=x", "did you mean callbacks.checkpoint?"),
     ("~optim.lr", "optim.lr is missing"),

@@ -40,7 +40,8 @@ def sentence_for(resolved: dict[str, Any], key: str, value: object) -> str:
         (
             "adapter.targets",
             ["attention", "expert"],
-            "adapter.targets.1: must be 'attention', 'experts' or 'vision', got \"expert\"",
+            "adapter.targets.1: must be 'attention', 'mlp', 'experts', 'vision', 'q_proj', "
+            "'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj' or 'down_proj', got \"expert\"",
         ),
         (
             "adapter.targets",

@@ -120,7 +120,12 @@ def test_a_folder_is_read_file_by_file(read, write_json, tmp_path: Path) -> None
         (
             {"instruction": "问", "output": "答<|im_end|>"},
             "special_token",
-            "Sample 1 holds <|im_end|> in turn 2.",
+            "Sample 1 holds <|im_end|> in its text.",
+        ),
+        (
+            {"instruction": "问", "output": "答", "system": "<|image_pad|>"},
+            "special_token",
+            "Sample 1 holds <|image_pad|> in its text.",
         ),
         (
             {"instruction": "问<video>", "output": "答"},
@@ -135,7 +140,7 @@ def test_what_cannot_be_a_sample_is_named(read, write_json, record, code, messag
     sample, found = finding(read("alpaca", path=path))
     assert sample.example is None
     assert (found.code, found.message) == (code, message)
-    assert (found.file, found.line) == ("data.json", 1)
+    assert (found.file, found.line) == (sample.file, sample.line) == ("data.json", 1)
 
 
 def test_half_a_character_is_replaced(read, write_json) -> None:

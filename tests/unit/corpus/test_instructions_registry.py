@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
-from aes.corpus.problems import PROBLEMS
+from aes.corpus.problems import PROBLEMS, Ledger
 from aes.records import Message
 
 ALPACA = [{"instruction": "问", "input": "文", "output": "答", "system": "是", "history": []}]
@@ -64,6 +64,17 @@ def test_a_platform_s_keys_are_told_and_do_no_harm(read_entry) -> None:
         "In mine, the entry has keys that are not used: customized_status, total_tokens.",
     ]
     assert {found.file for found in samples[0].findings} == {"info.json"}
+
+
+@pytest.mark.parametrize("policy", ["error", "drop", "keep"])
+def test_a_note_stops_no_run_and_drops_no_sample(read_entry, policy: str) -> None:
+    (sample,) = read_entry({"file_name": "mine.json", "customized_status": 1}, ALPACA)
+    ledger = Ledger(policy)
+    for found in sample.findings:
+        ledger.report(found.code, id=sample.id, file=found.file, message=found.message)
+    assert [problem.action for problem in ledger.problems] == ["kept", "kept"]
+    assert ledger.keeps(sample.id)
+    assert not ledger.close_counted(num_read=1, num_kept=1).stops_run
 
 
 @pytest.mark.parametrize("formatting", ["sharegpt", "openai"])

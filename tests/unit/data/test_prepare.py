@@ -259,7 +259,8 @@ def test_the_loader_gives_the_sampled_rows_with_their_pages(
             assert expected[name].equal(batch[name]), name
         assert int(batch["num_supervised_in_step"]) == picks[0].num_supervised_in_step
     assert [len(dealt) for dealt in data.val_dataloader()] == [3, 2]
-    assert [one.example for dealt in data.val_dataloader() for one in dealt] == prepared.examples()
+    dealt = [one.example for batch in data.val_dataloader() for one in batch]
+    assert dealt == list(prepared.examples())
 
 
 def test_a_cache_file_that_was_cut_short_is_made_again(

@@ -36,6 +36,9 @@ class Lines(InstructionData):
     path: Path
     num_given: ClassVar[list[int]] = []
 
+    def files(self) -> tuple[Path, ...]:
+        return (self.path,)
+
     def samples(self, *, cache: Path) -> Iterator[Sample]:
         for number, line in enumerate(self.path.read_text().splitlines(), start=1):
             Lines.num_given.append(number)
@@ -58,6 +61,7 @@ class Lines(InstructionData):
                 id=id_,
                 example=None if finding == "malformed_row" else example,
                 findings=found,
+                **where,
                 keys=(_digest(record["question"], *names), *map(_digest, names)),
                 twin=_digest(record["question"], *names, record["answer"]),
             )
@@ -91,11 +95,16 @@ def make_data(tmp_path: Path) -> Callable[..., Lines]:
     return make
 
 
+@pytest.fixture(scope="module")
+def free_processor(make_processor: Callable[..., Processor]) -> Processor:
+    return make_processor({})
+
+
 @pytest.fixture
 def prepare(
-    make_processor: Callable[..., Processor], nano_page: PageSpec, tmp_path: Path
+    free_processor: Processor, nano_page: PageSpec, tmp_path: Path
 ) -> Callable[..., Streamed]:
-    processor, renderer = make_processor({}), PageRenderer(nano_page)
+    processor, renderer = free_processor, PageRenderer(nano_page)
 
     def run(data: InstructionData) -> Streamed:
         cache = tmp_path / "cache"
@@ -206,6 +215,7 @@ def test_copies_are_left_out_once(make_data: Any, prepare: Any) -> None:
     streamed = prepare(make_data(records))
     (problem,) = streamed.reading.problems
     assert (problem.code, problem.id, problem.action) == ("duplicate", "s11", "dropped")
+    assert (problem.file, problem.line) == ("data.jsonl", 11)
     assert problem.message == "Sample 11 repeats sample 4."
     assert streamed.reading.counts["kept"] == 10
     kept = prepare(make_data(records, on_problem="keep"))

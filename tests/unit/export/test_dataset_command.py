@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from aes.cli.export_data import compose_settings, run
 from aes.corpus import load_sample
@@ -74,6 +75,23 @@ def test_typed_essays_may_go_as_text(export: Callable[..., Path], few_essays: Pa
     assert registry["aes_train"]["columns"] == {"messages": "messages"}
     text = next(e.text for e in load_sample() if e.id == records(folder)["train"][0]["id"])
     assert text.split("\n")[0].strip() in records(folder)["train"][0]["messages"][0]["content"]
+
+
+def test_instructions_for_a_model_that_reads_text_alone(
+    export: Callable[..., Path], tmp_path: Path
+) -> None:
+    lines = [
+        {"instruction": f"写出第{number}个词。", "input": "", "output": f"词{number}"}
+        for number in range(4)
+    ]
+    path = tmp_path / "words.json"
+    path.write_text(json.dumps([*lines, {"instruction": "没有答案"}]), encoding="utf-8")
+    folder = export("data=alpaca", f"data.path={path}", "model=nano_text", "data.val_fraction=0.25")
+    assert {name: len(part) for name, part in records(folder).items()} == {"train": 3, "val": 1}
+    settings = yaml.safe_load((folder / "llamafactory.yaml").read_text(encoding="utf-8"))
+    assert settings["template"] == "qwen3_nothink" and "image_max_pixels" not in settings
+    check = json.loads((folder / "check.json").read_text(encoding="utf-8"))
+    assert check["counts"]["no_answer"] == 1
 
 
 def test_what_is_too_long_is_refused_or_counted(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
-from aes.export.card import CardFacts, write_card
+from aes.export.card import write_card
+from aes.export.card_facts import CardFacts
 from aes.export.serving import Served, obstacle, serve_line
 from aes.model import LoraSpec
+from aes.model.trained import trained_digest
 
 METRICS = {
     "test/num": 60,
@@ -58,7 +59,9 @@ def facts(tmp_path: Path, read_conf: Callable[..., dict[str, Any]]) -> CardFacts
         choices={"model": "qwen3_vl_8b", "data": "aes_dataset"},
         values={
             "model": model,
-            "data": {"max_tokens": 2048, "val_fraction": 0.1, "test_fraction": 0.2, "root": str(run)},
+            "data": {
+                "max_tokens": 2048, "val_fraction": 0.1, "test_fraction": 0.2, "root": str(run)
+            },
             "rubric": rubric,
             "page": {"style": "plain", "width_px": 768, "glyph_px": 20, "save_dir": str(run)},
             "adapter": {"rank": 8, "alpha": 16, "targets": ["attention"], "init_from": str(run)},
@@ -113,14 +116,17 @@ def test_metrics_stand_with_their_intervals_beside_baselines(
     assert "| no_adapter | 0.200 |" in text and "| mean | 0.000 |" in text
     assert "| predict_bleu-4 | 12.500 |" in text and "| parse_rate | 1.000 |" in text
     assert "一等" not in text.split("## Evaluation")[1].split("## Intended")[0]
-    assert "Nobody" not in text and "younger" not in text
+    assert "Nobody" not in text and "other weights" not in text
 
 
 def test_numbers_that_mean_little_say_so(facts: CardFacts, tmp_path: Path) -> None:
     file = evaluate(facts, {"train/qwk/total": 0.9, "train/num": 5}, split="train")
-    os.utime(file, (1, 1))
+    settings = file.with_name("predictions.settings.json")
+    settings.write_text(json.dumps({"adapter": trained_digest(facts.run)}))
+    assert "other weights" not in card(facts, tmp_path / "README.md")
+    settings.write_text(json.dumps({"adapter": "0" * 12}))
     text = card(facts, tmp_path / "README.md")
-    assert "which was trained on" in text and "weights are younger than these numbers" in text
+    assert "which was trained on" in text and "other weights than the run holds now" in text
 
 
 def test_it_holds_no_path_of_this_machine(facts: CardFacts, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from aes.kernels.forward import hidden_states
 from aes.model import LoraSpec, ModelSpec
-from aes.model.adapter_file import LoraUpdate, named_sets, read_adapter
+from aes.model.adapter_file import LoraUpdate, read_adapter
+from aes.model.adapter_names import named_sets
 from aes.model.adapters import add_adapter
 from aes.model.loading import load_base
 from aes.records import Essay

@@ -165,6 +165,16 @@ def test_the_card_shows_both_models_in_one_table(labelled: AnswersEvaluation) ->
     )
 
 
+def test_several_runs_fit_a_narrow_terminal(labelled: AnswersEvaluation) -> None:
+    models = dict(labelled.models) | {"2026-11-23/seed-2": _labelled(("正面",) * 6)}
+    out = StringIO()
+    evaluation = AnswersEvaluation(facts={}, models=models, choices=LABELS)
+    print_answers(Console(file=out, width=80), evaluation, Path("/runs/report.html"))
+    row = next(line for line in out.getvalue().splitlines() if line.startswith("accuracy"))
+    assert row.replace("[", " [").split()[1] == "50.0%" and row.split()[-1] == "50.0%"
+    assert out.getvalue().count("95 % interval") == 1
+
+
 def test_so_many_labels_are_not_drawn() -> None:
     many = tuple(f"l{i}" for i in range(41))
     answered = [Answered(id="a", source="a", gold="l1", text="l1")]
