@@ -77,7 +77,11 @@ class RunToExport:
     @property
     def unserved(self) -> str:
         """What vLLM would not serve of the export; empty if nothing."""
-        return "" if self.is_merged else obstacle(self.adapter)
+        if self.is_merged:
+            return ""
+        if self.model.path is None:
+            return "The base has random weights and no name that vLLM knows: serve merged weights"
+        return obstacle(self.adapter)
 
     def serve_line(self, folder: str, *, base: str) -> str:
         """The command that has vLLM serve the export in ``folder``."""

@@ -95,7 +95,7 @@ def _example(evaluation: AnswersEvaluation, place: int, kind: str, show_sample: 
         "article",
         titled("h3", f"answers.examples.{kind}"),
         element("p", one.id, class_="note"),
-        element("div", question, element("div", *answers)),
+        element("div", question, element("div", *answers, class_="answers")),
         class_="essay",
     )
 

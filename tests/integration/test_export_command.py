@@ -85,7 +85,7 @@ def test_the_adapter_loads_in_plain_peft(
     from transformers import AutoModelForImageTextToText, AutoTokenizer
 
     assert export(str(trained_run), "--out", "adapter") == 0
-    assert "serve merged weights" in capsys.readouterr().out, "vLLM refuses the nano's merger"
+    assert "serve merged weights" in capsys.readouterr().out, "vLLM has no base to serve"
     base = AutoModelForImageTextToText.from_pretrained(nano_checkpoint, dtype=torch.float32)
     batch, wanted = expected
     found = answers(PeftModel.from_pretrained(base, "adapter"), batch)
