@@ -148,7 +148,7 @@ def test_medical_images_train(train: Train, tmp_path: Path) -> None:
     assert "data:image/png" in (run_dir / "samples.html").read_text()
 
 
-@pytest.mark.parametrize("recipe", ["med_zero2", "med_zero3", "med_matched"])
+@pytest.mark.parametrize("recipe", ["med_zero3", "med_matched"])
 def test_the_medical_recipes_are_planned(
     train: Train, tmp_path: Path, capsys: Any, recipe: str
 ) -> None:
