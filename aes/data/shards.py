@@ -19,7 +19,7 @@ from aes.corpus.instructions import Finding, Sample
 from aes.data.processor import Encoded, Processor
 from aes.files import write_atomically
 from aes.page import PageRenderer
-from aes.records import Example, PageLayout
+from aes.records import PageLayout
 
 SAMPLES_PER_SHARD = 1000
 """About a second's work of a process, which is what an interruption costs."""
@@ -137,7 +137,7 @@ class Shard:
             "num_read": len(samples),
             "num_rows": len(rows),
             "findings": [(id_, astuple(finding)) for id_, finding in findings],
-            "images": _image_files(s.example for s in samples if s.example is not None),
+            "images": _image_files(samples),
         }
         write_atomically(self._facts_file, json.dumps(facts, ensure_ascii=False).encode())
 
@@ -201,10 +201,15 @@ def _write_rows(rows: Sequence[dict[str, Any]], path: Path) -> None:
     write_atomically(path, sink.getvalue().to_pybytes())
 
 
-def _image_files(examples: Iterable[Example]) -> dict[str, tuple[int, int] | None]:
-    pages = (page for example in examples for page in example.pages)
-    files = (page if isinstance(page, Path) else page.path for page in _pictures(pages))
-    return {str(path): _status(path) for path in dict.fromkeys(files)}
+def _image_files(samples: Iterable[Sample]) -> dict[str, tuple[int, int] | None]:
+    """Those of whole samples, and those for whose sake others are none."""
+    found: dict[Path, None] = {}
+    for sample in samples:
+        pages = () if sample.example is None else _pictures(sample.example.pages)
+        found |= dict.fromkeys(page if isinstance(page, Path) else page.path for page in pages)
+        if sample.blamed is not None:
+            found[sample.blamed] = None
+    return {str(path): _status(path) for path in found}
 
 
 def _pictures(pages: Iterable[Any]) -> Iterable[Any]:

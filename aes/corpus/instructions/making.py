@@ -65,6 +65,7 @@ class Place:
             id=self.id,
             example=None,
             findings=(finding,),
+            blamed=refusal.path,
             file=self.file,
             line=self.line,
         )

@@ -51,9 +51,9 @@ class PictureFinder:
             content = path.read_bytes()
         except OSError as error:
             raise RowError(
-                "unreadable_image", f"names {_short(path.name)}, which cannot be opened"
+                "unreadable_image", f"names {_short(path.name)}, which cannot be opened", path=path
             ) from error
-        _check_header(content, f"bytes in {_short(path.name)}")
+        _check_header(content, f"bytes in {_short(path.name)}", path=path)
         return path, _digest(content)
 
     def _locate(self, name: str) -> Path:
@@ -67,10 +67,14 @@ class PictureFinder:
             is_file, real = False, self._real_root
         if not real.is_relative_to(self._real_root):
             raise RowError(
-                "image_outside_root", f"names {_short(name)}, which is outside {self.root}"
+                "image_outside_root",
+                f"names {_short(name)}, which is outside {self.root}",
+                path=path,
             )
         if not is_file:
-            raise RowError("missing_image", f"names {_short(name)}, which is not in {self.root}")
+            raise RowError(
+                "missing_image", f"names {_short(name)}, which is not in {self.root}", path=path
+            )
         return path
 
 
@@ -81,7 +85,7 @@ def _named_path(value: Any) -> str:
     return name
 
 
-def _check_header(content: bytes, name: str) -> None:
+def _check_header(content: bytes, name: str, *, path: Path | None = None) -> None:
     from PIL import Image
 
     try:
@@ -89,7 +93,7 @@ def _check_header(content: bytes, name: str) -> None:
             warnings.simplefilter("ignore")  # sizes that Pillow warns of are refused on opening
             Image.open(BytesIO(content)).close()
     except Exception as error:  # Pillow's formats fail each in their own way
-        raise RowError("unreadable_image", f"has {name} that are no image") from error
+        raise RowError("unreadable_image", f"has {name} that are no image", path=path) from error
 
 
 def _digest(content: bytes) -> bytes:

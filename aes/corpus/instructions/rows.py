@@ -20,12 +20,14 @@ class RowError(Exception):
     Args:
         code: Key of ``aes.corpus.problems.PROBLEMS``.
         message: What is wrong, as the end of a sentence that begins with the sample's number.
+        path: Image file whose change may mend it; ``None``: it takes another record.
     """
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str, *, path: Path | None = None) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.path = path
 
 
 @dataclass(frozen=True)

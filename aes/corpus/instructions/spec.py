@@ -47,6 +47,7 @@ class Sample:
             whole.
         keys: 16-byte digests of the prompt with its images, white space not counted, and of each
             image: samples that share one stand on one side of every split.
+        blamed: Image file that is missing or broken, whose change may mend the sample.
         twin: 16-byte digest of prompt, images and answer: samples that share it are copies.
         file: Where it stands.
         line: 1-based line that it begins on; 0 in tables.
@@ -57,6 +58,7 @@ class Sample:
     example: Example | None
     findings: tuple[Finding, ...] = ()
     keys: tuple[bytes, ...] = ()
+    blamed: Path | None = None
     twin: bytes = b""
     file: str = ""
     line: int = 0
