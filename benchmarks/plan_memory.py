@@ -26,7 +26,8 @@ from torch.utils._pytree import tree_leaves
 
 from aes.cli.building import build_data, build_module
 from aes.cli.compose import compose, resolve, without_hydra
-from aes.cli.samples import make_run_plan, prepare_samples
+from aes.cli.planning import make_run_plan
+from aes.cli.samples import prepare_samples
 from aes.cli.settings import Settings, bind_settings
 from aes.cli.source import CONFIG_DIR, Source
 from aes.data.sampler import Pick

@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from aes.cli.layout import choose_attention, choose_batching, choose_kernels
-from aes.cli.samples import Samples, plan_features
+from aes.cli.planning import plan_features
+from aes.cli.samples import Samples
 from aes.cli.settings import Settings
 from aes.corpus.instructions import InstructionData
 from aes.ranks import Ranks
@@ -16,7 +17,7 @@ from aes.rubric import Rubric
 
 if TYPE_CHECKING:
     from aes.data.datamodule import EssayDataModule
-    from aes.data.prepare import Prepared
+    from aes.data.prepared import Prepared
     from aes.inference.engine import Engine
     from aes.model.vision_cache import VisionCache
     from aes.plan import Plan

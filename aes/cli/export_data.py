@@ -25,7 +25,7 @@ from aes.cli.validate import check_combination
 from aes.corpus import write_check
 
 if TYPE_CHECKING:
-    from aes.data.prepare import Prepared
+    from aes.data.prepared import Prepared
     from aes.export.dataset import DatasetWriter
     from aes.records import Example
 

@@ -1,4 +1,4 @@
-"""The stages before training: settings to checked, tokenised samples, and to a plan.
+"""The stages before training: settings to checked, tokenised samples.
 
 Wiring only; nothing is written to disk but the cache.
 """
@@ -6,15 +6,13 @@ Wiring only; nothing is written to disk but the cache.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from aes.cli.layout import choose_batching, choose_kernels
 from aes.cli.settings import Settings
 from aes.corpus import Reading, Split
 from aes.corpus.instructions import InstructionData
@@ -22,12 +20,10 @@ from aes.files import write_atomically
 from aes.report.check_table import print_check
 
 if TYPE_CHECKING:
-    from aes.data.prepare import Prepared
+    from aes.data.prepared import Prepared
     from aes.data.processor import Processor
     from aes.data.stream import Streamed
-    from aes.model.vision_cache import KeptFeatures
     from aes.page import PageRenderer
-    from aes.plan import Plan
     from aes.prompt.build import ExampleBuilder
     from aes.records import Essay
 
@@ -218,94 +214,6 @@ def _show_check(console: Console, reading: Reading, *, has_run: bool, what: str 
             f"the data has {len(reading.problems)} problems, listed above; mend them, or set "
             "data.on_problem=drop (leave out what is wrong) or keep"
         )
-
-
-def make_run_plan(settings: Settings, samples: Samples) -> Plan:
-    """What the run will cost and whether it fits."""
-    import psutil
-
-    from aes.model.loading import build_on_meta
-    from aes.plan import Lengths, MeasuredData, PlannedRun, Schedule, count_parameters, make_plan
-
-    parts = samples.parts
-    glyphs = [px for part in parts.values() for px in part.column("glyph_px") if px]
-    counts = samples.reading.counts
-    # Each dropped essay once, under the first thing that is wrong with it.
-    reasons = {p.id: p.code for p in reversed(samples.reading.problems) if p.action == "dropped"}
-    dropped = dict(Counter(reasons.values()))
-    others = {
-        "overlong": sum(len(part.dropped) for part in parts.values()),
-        "max_samples": samples.num_left_out,
-    }
-    data = MeasuredData(
-        train=Lengths.of(samples.train),
-        validation=Lengths.of(samples.val),
-        test=Lengths.of(samples.test),
-        essays={
-            "read": counts["read"],
-            "kept": counts["kept"],
-            "shrunk": sum(len(part.shrunk) for part in parts.values()),
-        },
-        dropped=dropped | {reason: number for reason, number in others.items() if number},
-        overlong={id_: samples.train.overlong[id_] for id_ in samples.train.dropped},
-        glyph_px=(min(glyphs), max(glyphs)) if glyphs else None,
-        max_tokens=settings.data.max_tokens,
-        unit="records" if settings.has_texts else "essays",
-    )
-    trainer, checkpoint = settings.trainer, settings.checkpoint
-    on_cpu = settings.hardware.accelerator == "cpu"
-    meta = build_on_meta(settings.model, settings.adapter)
-    page_features = plan_features(settings, samples, meta)
-    return make_plan(
-        PlannedRun(
-            model=settings.model,
-            adapter=settings.adapter,
-            parameters=count_parameters(meta),
-            hardware=settings.hardware,
-            strategy=settings.strategy,
-            data=data,
-            schedule=Schedule(
-                max_epochs=trainer.max_epochs,
-                max_steps=trainer.max_steps,
-                val_every_n_epochs=trainer.val_every_n_epochs,
-                every_n_train_steps=checkpoint.every_n_train_steps,
-                save_each_epoch=checkpoint.save_each_epoch,
-                warmup_ratio=settings.optim.warmup_ratio,
-                course=settings.optim.schedule,
-            ),
-            ranges=settings.rubric.ranges,
-            global_batch_size=settings.global_batch_size,
-            batching=choose_batching(settings),
-            validation_batch_size=settings.decoding.batch_size,
-            lr=settings.optim.lr,
-            checkpointing=trainer.gradient_checkpointing,
-            checkpointing_every=trainer.gradient_checkpointing_every,
-            kernels=choose_kernels(settings),
-            machine_memory_gib=psutil.virtual_memory().total / 2**30 if on_cpu else None,
-            page_features=page_features,
-        )
-    )
-
-
-def plan_features(settings: Settings, samples: Samples, model: Any) -> KeptFeatures:
-    """What is kept of pages' features.
-
-    Args:
-        model: With its adapter; may be on the meta device.
-
-    Raises:
-        ValueError: If a place was asked for that would be of no use.
-    """
-    from aes.model.vision_cache import choose_place
-
-    return choose_place(
-        settings.vision_cache,
-        model,
-        strategy=settings.strategy,
-        precision=settings.hardware.precision,
-        num_page_tokens=sum(samples.train.column("num_image_tokens")),
-        max_epochs=settings.trainer.max_epochs,
-    )
 
 
 def describe_samples(samples: Samples) -> dict[str, str]:

@@ -21,6 +21,7 @@ from aes.cli.agreement import (
 from aes.cli.building import build_data, build_module, keep_pages, measure_baselines
 from aes.cli.closing import finish
 from aes.cli.launch import launch, must_launch
+from aes.cli.planning import make_run_plan
 from aes.cli.resume import AUTO, LAST_FILES, ResumePlan, describe_run, plan_resume, require_same_run
 from aes.cli.run_directory import (
     create_run_directory,
@@ -28,14 +29,7 @@ from aes.cli.run_directory import (
     require_free_space,
     require_unused,
 )
-from aes.cli.samples import (
-    CHECK_FILE,
-    Samples,
-    describe_samples,
-    make_run_plan,
-    prepare_samples,
-    write_split,
-)
+from aes.cli.samples import CHECK_FILE, Samples, describe_samples, prepare_samples, write_split
 from aes.cli.settings import Settings
 from aes.cli.texts import choose_checkpoint
 from aes.corpus import write_check

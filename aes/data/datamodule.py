@@ -16,7 +16,7 @@ from aes.data.collate import Collator
 from aes.data.dataset import PageDataset
 from aes.data.dealing import Deal, Dealt, TextBatch, TextRows
 from aes.data.feature_store import FeatureReader
-from aes.data.prepare import Prepared
+from aes.data.prepared import Prepared
 from aes.data.processor import Processor
 from aes.data.sampler import Pick, StepSampler
 from aes.data.spec import BatchingSpec

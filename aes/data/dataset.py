@@ -12,7 +12,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from aes.data.feature_store import FeatureReader
-from aes.data.prepare import Prepared, encoded_row
+from aes.data.prepared import Prepared, encoded_row
 from aes.data.processor import Processor
 from aes.data.sampler import Pick
 from aes.page import PageRenderer

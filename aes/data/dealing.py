@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import Dataset
 
 from aes.data.dataset import PageDataset
-from aes.data.prepare import Prepared
+from aes.data.prepared import Prepared
 from aes.data.sampler import Pick
 from aes.records import Example
 

@@ -1,14 +1,10 @@
 """Tokenizer and image processor in one: Examples to token ids, page images to patches.
 
-No torchvision, and the image processor of transformers only says what sizes a model takes: pages
-come at their final size and are cut here, in a third of its time. A page that it would resize is
-an error.
+Pages come at their final size: one that the model's image processor would resize is an error.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +14,8 @@ import numpy as np
 from PIL import Image
 
 from aes.data.guide import ScoreGuide
+from aes.data.patches import cut_patches, load_image_processor, refuse_resize
+from aes.data.tokenizer import digest_tokenizer, load_tokenizer
 from aes.records import FIXED, FREE, Example, Page
 
 FREE_STEP, FIXED_STEP = -1, -2
@@ -27,8 +25,6 @@ NO_TOKEN = -1
 
 _HEADER_TOKENS = 3
 """Of a turn in ChatML: the start token, the role, and a line end."""
-
-_TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges*", "added_tokens*", "special_tokens*")
 
 
 @dataclass(frozen=True)
@@ -83,11 +79,11 @@ class Processor:
         max_pixels: int | None,
     ) -> None:
         reads_pages = min_pixels is not None and max_pixels is not None
-        self.tokenizer = _load_tokenizer(folder, reads_pages=reads_pages)
+        self.tokenizer = load_tokenizer(folder, reads_pages=reads_pages)
         self.image_processor: Any = None
         if min_pixels is not None and max_pixels is not None:
-            self.image_processor = _load_image_processor(folder, min_pixels, max_pixels)
-        self.tokenizer_digest = _digest_tokenizer(folder)
+            self.image_processor = load_image_processor(folder, min_pixels, max_pixels)
+        self.tokenizer_digest = digest_tokenizer(folder)
         self.guide = ScoreGuide(self.tokenizer, ranges)
         image_token = self.tokenizer.convert_tokens_to_ids("<|image_pad|>")
         self.image_token = int(image_token) if reads_pages else NO_TOKEN
@@ -251,96 +247,9 @@ class Processor:
             ValueError: If the image processor would resize a page.
         """
         for image in images:
-            self._refuse_resize(image)
-        patches = [_cut(image) for image in images]
+            refuse_resize(image, self.image_processor.size)
+        patches = [cut_patches(image) for image in images]
         grids = [(1, image.height // 16, image.width // 16) for image in images]
         # A page's patches are 14 MB: a lone page's are not copied.
         joined = patches[0] if len(patches) == 1 else np.concatenate(patches)
         return joined, np.array(grids, dtype=np.int64)
-
-    def _refuse_resize(self, image: Image.Image) -> None:
-        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
-
-        size = self.image_processor.size
-        height, width = smart_resize(
-            image.height,
-            image.width,
-            factor=32,
-            min_pixels=size["shortest_edge"],
-            max_pixels=size["longest_edge"],
-        )
-        if (width, height) != image.size:
-            raise ValueError(
-                f"a page of {image.width} x {image.height} px would be resized to "
-                f"{width} x {height} by the model's image processor; set "
-                "model.min_pixels and model.max_pixels to the checkpoint's limits"
-            )
-
-
-def _cut(image: Image.Image) -> np.ndarray:
-    """Patches of a page with sides divisible by 32, in 2 x 2 blocks, each frame doubled.
-
-    Source: Qwen2VLImageProcessorPil of transformers, to which it is tested equal to the bit.
-    """
-    pixels = np.asarray(image.convert("RGB") if image.mode != "RGB" else image)
-    rows, columns = image.height // 32, image.width // 32
-    blocks = pixels.reshape(rows, 2, 16, columns, 2, 16, 3).transpose(0, 3, 1, 4, 6, 2, 5)
-    # Divided in single precision, each of the 256 levels is the one that transformers computes.
-    values = blocks.reshape(-1, 3, 1, 256).astype(np.float32)
-    values /= np.float32(255)
-    values -= np.float32(0.5)
-    values *= np.float32(2)
-    return np.repeat(values, 2, axis=2).reshape(len(values), -1)
-
-
-def _load_tokenizer(folder: Path, *, reads_pages: bool) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as exc:
-        raise ValueError(
-            f"{folder} holds no tokenizer that can be read; download it again, or, in the cache, "
-            "delete the folder"
-        ) from exc
-    legacy = folder / "chat_template.json"  # older hub folders keep the template here
-    if tokenizer.chat_template is None and legacy.is_file():
-        tokenizer.chat_template = json.loads(legacy.read_text(encoding="utf-8"))["chat_template"]
-    if tokenizer.chat_template is None:
-        raise ValueError(f"{folder} has no chat template; take the files of an Instruct model")
-    image_token = tokenizer.convert_tokens_to_ids("<|image_pad|>")
-    if reads_pages and image_token in (None, tokenizer.unk_token_id):
-        raise ValueError(
-            f"the tokenizer in {folder} has no token for pages; take the files of a Qwen3-VL model"
-        )
-    return tokenizer
-
-
-def _digest_tokenizer(folder: Path) -> str:
-    """Digest of the files that a tokenizer is made of; its own serialisation takes 20 times longer.
-
-    Of the chat template only the text in use counts, which a caller finds in the tokenizer.
-    """
-    digest = hashlib.sha256()
-    found = (path for name in _TOKENIZER_FILES for path in folder.glob(name))
-    for path in sorted(filter(Path.is_file, found)):
-        digest.update(f"{path.name} {path.stat().st_size} ".encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def _load_image_processor(folder: Path, min_pixels: int, max_pixels: int) -> Any:
-    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-
-    size = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
-    path = folder / "preprocessor_config.json"
-    if path.is_file():
-        size |= json.loads(path.read_text(encoding="utf-8")).get("size") or {}
-    return Qwen2VLImageProcessorPil(
-        patch_size=16,
-        temporal_patch_size=2,
-        merge_size=2,
-        image_mean=[0.5, 0.5, 0.5],
-        image_std=[0.5, 0.5, 0.5],
-        size=size,
-    )

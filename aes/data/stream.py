@@ -25,14 +25,8 @@ from aes.corpus.base import DataSpec
 from aes.corpus.instructions import InstructionData, Sample
 from aes.corpus.problems import Ledger, Reading
 from aes.data.parts import Census, deal_groups
-from aes.data.prepare import (
-    SHAPING_PACKAGES,
-    Prepared,
-    apply_policy,
-    column,
-    find_in_cache,
-    shaping_modules,
-)
+from aes.data.prepare import SHAPING_PACKAGES, find_in_cache, shaping_modules
+from aes.data.prepared import Prepared, apply_policy, column
 from aes.data.processor import Processor
 from aes.data.shards import SAMPLES_PER_SHARD, Shard
 from aes.data.tokenising import Tokenisers

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from aes.data import BatchingSpec
-from aes.data.prepare import Prepared
+from aes.data.prepared import Prepared
 from aes.data.sampler import StepSampler
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from aes.cli.settings import Settings
     from aes.corpus.check import Draft
     from aes.data.datamodule import EssayDataModule
-    from aes.data.prepare import Prepared
+    from aes.data.prepared import Prepared
     from aes.training.module import TuningModule
 
 RECORD_FILE = "record.json"

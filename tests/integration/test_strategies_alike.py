@@ -21,7 +21,8 @@ from datasets import concatenate_datasets
 
 from aes.cli.launch import run_ranks
 from aes.data import BatchingSpec
-from aes.data.prepare import Prepared, prepare
+from aes.data.prepare import prepare
+from aes.data.prepared import Prepared
 from aes.data.processor import Processor
 from aes.hardware import HardwareSpec, StrategySpec
 from aes.inference import DecodingSpec, HfEngineSpec

@@ -9,7 +9,7 @@ import hashlib
 import pickle
 from pathlib import Path
 
-from aes.data.prepare import Prepared
+from aes.data.prepared import Prepared
 from aes.page import image_bytes
 from aes.records import Example, Page, PageLayout, PdfPage, TableImage
 

@@ -7,7 +7,8 @@ import pytest
 from rich.console import Console
 from test_cli_conf import settings_of
 
-from aes.cli.samples import _show_check, make_run_plan, prepare_samples
+from aes.cli.planning import make_run_plan
+from aes.cli.samples import _show_check, prepare_samples
 from aes.corpus import Reading
 from aes.records import Action, Problem
 

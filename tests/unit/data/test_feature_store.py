@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader
 from aes.data.collate import Collator
 from aes.data.dataset import PageDataset
 from aes.data.feature_store import MemoryStore, SamplePages
-from aes.data.prepare import Prepared, prepare
+from aes.data.prepare import prepare
+from aes.data.prepared import Prepared
 from aes.data.processor import Processor
 from aes.data.sampler import Pick
 from aes.kernels.vision import PageFeatures

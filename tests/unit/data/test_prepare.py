@@ -12,7 +12,8 @@ import pytest
 
 from aes.data import BatchingSpec
 from aes.data.datamodule import EssayDataModule
-from aes.data.prepare import Prepared, encoded_row, prepare
+from aes.data.prepare import prepare
+from aes.data.prepared import Prepared, encoded_row
 from aes.data.processor import Processor
 from aes.page import PageSpec
 from aes.page.font import font_path

@@ -18,7 +18,7 @@ from pydantic.dataclasses import dataclass
 from aes.corpus.base import SCHEMA
 from aes.corpus.instructions import Finding, InstructionData, Sample
 from aes.data import shards, tokenising
-from aes.data.prepare import encoded_row
+from aes.data.prepared import encoded_row
 from aes.data.processor import Processor
 from aes.data.stream import Streamed, prepare_stream
 from aes.page import PageRenderer, PageSpec

@@ -12,7 +12,8 @@ from aes.data.collate import Collator
 from aes.data.dataset import PageDataset
 from aes.data.feature_files import DiskStore
 from aes.data.feature_store import FeatureStore, MemoryStore
-from aes.data.prepare import Prepared, prepare
+from aes.data.prepare import prepare
+from aes.data.prepared import Prepared
 from aes.data.processor import Processor
 from aes.data.sampler import Pick
 from aes.hardware import StrategySpec

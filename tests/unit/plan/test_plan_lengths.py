@@ -4,7 +4,7 @@ import pytest
 from datasets import Dataset
 
 from aes.data import BatchingSpec
-from aes.data.prepare import Prepared
+from aes.data.prepared import Prepared
 from aes.plan import Lengths
 from aes.plan.lengths import summarise
 

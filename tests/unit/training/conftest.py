@@ -13,7 +13,8 @@ import torch
 from aes.data import BatchingSpec
 from aes.data.datamodule import EssayDataModule
 from aes.data.dataset import PageDataset
-from aes.data.prepare import Prepared, prepare
+from aes.data.prepare import prepare
+from aes.data.prepared import Prepared
 from aes.data.processor import Processor
 from aes.data.sampler import Pick
 from aes.grading import Grader

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from aes.data import BatchingSpec
-from aes.data.prepare import Prepared, prepare
+from aes.data.prepare import prepare
+from aes.data.prepared import Prepared
 from aes.data.processor import Processor
 from aes.prompt.build import ExampleBuilder
 from aes.training.checkpoint.callback import STATE_FILE

@@ -16,7 +16,7 @@ from aes.data import BatchingSpec
 from aes.data.collate import Collator
 from aes.data.datamodule import EssayDataModule
 from aes.data.dataset import PageDataset
-from aes.data.prepare import Prepared
+from aes.data.prepared import Prepared
 from aes.data.processor import Processor
 from aes.data.sampler import Pick
 from aes.data.stream import prepare_stream
