@@ -11,7 +11,7 @@ from aes.cli.settings import Settings
 
 if TYPE_CHECKING:
     from aes.model.vision_cache import KeptFeatures
-    from aes.plan import Plan
+    from aes.plan import MeasuredData, Plan
 
 
 def make_run_plan(settings: Settings, samples: Samples) -> Plan:
@@ -19,33 +19,8 @@ def make_run_plan(settings: Settings, samples: Samples) -> Plan:
     import psutil
 
     from aes.model.loading import build_on_meta
-    from aes.plan import Lengths, MeasuredData, PlannedRun, Schedule, count_parameters, make_plan
+    from aes.plan import PlannedRun, Schedule, count_parameters, make_plan
 
-    parts = samples.parts
-    glyphs = [px for part in parts.values() for px in part.column("glyph_px") if px]
-    counts = samples.reading.counts
-    # Each dropped essay once, under the first thing that is wrong with it.
-    reasons = {p.id: p.code for p in reversed(samples.reading.problems) if p.action == "dropped"}
-    dropped = dict(Counter(reasons.values()))
-    others = {
-        "overlong": sum(len(part.dropped) for part in parts.values()),
-        "max_samples": samples.num_left_out,
-    }
-    data = MeasuredData(
-        train=Lengths.of(samples.train),
-        validation=Lengths.of(samples.val),
-        test=Lengths.of(samples.test),
-        essays={
-            "read": counts["read"],
-            "kept": counts["kept"],
-            "shrunk": sum(len(part.shrunk) for part in parts.values()),
-        },
-        dropped=dropped | {reason: number for reason, number in others.items() if number},
-        overlong={id_: samples.train.overlong[id_] for id_ in samples.train.dropped},
-        glyph_px=(min(glyphs), max(glyphs)) if glyphs else None,
-        max_tokens=settings.data.max_tokens,
-        unit="records" if settings.has_texts else "essays",
-    )
     trainer, checkpoint = settings.trainer, settings.checkpoint
     on_cpu = settings.hardware.accelerator == "cpu"
     meta = build_on_meta(settings.model, settings.adapter)
@@ -57,7 +32,7 @@ def make_run_plan(settings: Settings, samples: Samples) -> Plan:
             parameters=count_parameters(meta),
             hardware=settings.hardware,
             strategy=settings.strategy,
-            data=data,
+            data=_measure(settings, samples),
             schedule=Schedule(
                 max_epochs=trainer.max_epochs,
                 max_steps=trainer.max_steps,
@@ -78,6 +53,37 @@ def make_run_plan(settings: Settings, samples: Samples) -> Plan:
             machine_memory_gib=psutil.virtual_memory().total / 2**30 if on_cpu else None,
             page_features=page_features,
         )
+    )
+
+
+def _measure(settings: Settings, samples: Samples) -> MeasuredData:
+    """The data as it goes into training, with what was left out."""
+    from aes.plan import Lengths, MeasuredData
+
+    parts = samples.parts
+    glyphs = [px for part in parts.values() for px in part.column("glyph_px") if px]
+    counts = samples.reading.counts
+    # Each dropped essay once, under the first thing that is wrong with it.
+    reasons = {p.id: p.code for p in reversed(samples.reading.problems) if p.action == "dropped"}
+    dropped = dict(Counter(reasons.values()))
+    others = {
+        "overlong": sum(len(part.dropped) for part in parts.values()),
+        "max_samples": samples.num_left_out,
+    }
+    return MeasuredData(
+        train=Lengths.of(samples.train),
+        validation=Lengths.of(samples.val),
+        test=Lengths.of(samples.test),
+        essays={
+            "read": counts["read"],
+            "kept": counts["kept"],
+            "shrunk": sum(len(part.shrunk) for part in parts.values()),
+        },
+        dropped=dropped | {reason: number for reason, number in others.items() if number},
+        overlong={id_: samples.train.overlong[id_] for id_ in samples.train.dropped},
+        glyph_px=(min(glyphs), max(glyphs)) if glyphs else None,
+        max_tokens=settings.data.max_tokens,
+        unit="records" if settings.has_texts else "essays",
     )
 
 

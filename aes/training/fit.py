@@ -139,14 +139,8 @@ def fit(
         num_steps=lightning_trainer.global_step,
         num_skipped=progress.skipped_steps,
     )
-    if fitted.num_skipped >= fitted.num_steps > 0:
-        raise ValueError(
-            f"all {fitted.num_steps} steps were left out, since their loss or gradient was no "
-            f"finite number, so nothing was learned; look at {run_dir / FOLDER}, and start anew "
-            "with a lower optim.lr or mended data"
-        )
-    skipped = {"train/skipped_steps": progress.skipped_steps} if progress.skipped_steps else {}
-    found = {**_all_metrics(fitted), **skipped, **baselines}
+    _require_learned(fitted, run_dir)
+    found = {**_all_metrics(fitted), **baselines}
     if ranks.is_first:
         write_metrics_json(run_dir / "metrics.json", found)
     # On every rank, since none can compute alone where weights are sharded; and then without
@@ -160,6 +154,15 @@ def fit(
         _show_samples(rows, logger, run_dir)
         log_final(logger, found)
     return fitted
+
+
+def _require_learned(fitted: Fitted, run_dir: Path) -> None:
+    if fitted.num_skipped >= fitted.num_steps > 0:
+        raise ValueError(
+            f"all {fitted.num_steps} steps were left out, since their loss or gradient was no "
+            f"finite number, so nothing was learned; look at {run_dir / FOLDER}, and start anew "
+            "with a lower optim.lr or mended data"
+        )
 
 
 def _trainer(
@@ -227,4 +230,5 @@ def _all_metrics(fitted: Fitted) -> dict[str, float]:
         for kind, agreement in fitted.groups.items()
         for name in ("qwk", "mae")
     }
-    return {**fitted.metrics, **by_operation}
+    skipped = {"train/skipped_steps": float(fitted.num_skipped)} if fitted.num_skipped else {}
+    return {**fitted.metrics, **by_operation, **skipped}
