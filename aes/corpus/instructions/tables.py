@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aes.corpus.instructions.rows import Row, name_columns
-from aes.files import sync
+from aes.files import prune, sync, touch
 from aes.records import TableImage
 
 TABLE_SUFFIXES = (".parquet", ".arrow")
 _ROWS_AT_ONCE = 64
 _LONGEST_STEM = 60
+_CACHE_BYTES = 64 * 2**30
+_IN_USE_S, _KEPT_S = 24 * 3600.0, 30 * 24 * 3600.0
+"""Bounds of the cache: other runs may be reading what was used within a day, and nothing is kept
+that was not used for a month."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +84,27 @@ def _map(path: Path, columns: Collection[str], cache: Path) -> Path:
     status = path.stat()
     told = repr((str(path.resolve()), status.st_size, status.st_mtime_ns, wanted))
     name = hashlib.sha256(told.encode()).hexdigest()[:16]
-    arrow = cache / "tables" / f"{path.stem[:_LONGEST_STEM]}-{name}.arrow"
+    # In a folder of its own, whose time tells when it was used; the file's time is its identity.
+    folder = cache / "tables" / f"{path.stem[:_LONGEST_STEM]}-{name}"
+    folder.mkdir(parents=True, exist_ok=True)
+    touch(folder)
+    prune(folder.parent, max_bytes=_CACHE_BYTES, min_idle_s=_IN_USE_S, max_idle_s=_KEPT_S)
+    arrow = folder / "table.arrow"
     if not arrow.is_file():
+        _require_room(path, folder)
         _convert(path, arrow, wanted)
     return arrow
+
+
+def _require_room(path: Path, folder: Path) -> None:
+    """Images are compressed already, so a table takes about as much room as its file."""
+    wanted, free = path.stat().st_size, shutil.disk_usage(folder).free
+    if free < wanted:
+        raise ValueError(
+            f"{path} takes about {wanted / 2**30:.1f} GiB in the cache, but only "
+            f"{free / 2**30:.1f} GiB are free in {folder.parent}: make room, or move the cache "
+            "with paths.cache=DIR."
+        )
 
 
 def _convert(path: Path, arrow: Path, columns: list[str]) -> None:
@@ -92,7 +114,6 @@ def _convert(path: Path, arrow: Path, columns: list[str]) -> None:
     """
     from pyarrow import ipc, parquet
 
-    arrow.parent.mkdir(parents=True, exist_ok=True)
     draft = arrow.with_name(f".{arrow.name}.{os.getpid()}.tmp")
     try:
         with parquet.ParquetFile(path) as file:

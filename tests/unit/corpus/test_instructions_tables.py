@@ -1,7 +1,9 @@
 """Tables give samples whose images are places in a mapped file; Parquet is converted once."""
 
+import os
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from datasets import Dataset, DatasetDict, Features, Image, List, Value
@@ -225,7 +227,34 @@ def test_a_table_that_is_broken_within_leaves_nothing_in_the_cache(
     path.write_bytes(content[:100] + bytes(len(content) // 4) + content[100 + len(content) // 4 :])
     with pytest.raises(ValueError, match=r"a\.parquet is broken within its rows: get it anew"):
         read("medtrinity", path=path)
-    assert list((tmp_path / "cache" / "tables").iterdir()) == []
+    assert list((tmp_path / "cache" / "tables").rglob("*.*")) == []
+
+
+def test_without_room_nothing_is_written(
+    read, captions: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(captions, tmp_path / "a.parquet")
+    full = SimpleNamespace(total=100, used=100, free=path.stat().st_size - 1)
+    monkeypatch.setattr("aes.corpus.instructions.tables.shutil.disk_usage", lambda _: full)
+    with pytest.raises(ValueError, match=r"a\.parquet takes about .* GiB in the cache"):
+        read("medtrinity", path=path)
+    assert list((tmp_path / "cache" / "tables").rglob("*.*")) == []
+
+
+def test_tables_that_nobody_used_for_long_make_room(
+    read, captions: Dataset, tmp_path: Path
+) -> None:
+    path = save(captions, tmp_path / "a.parquet")
+    read("medtrinity", path=path)
+    (folder,) = (tmp_path / "cache" / "tables").iterdir()
+    os.utime(folder, (0, 0))
+    read("medtrinity", path=path)  # which uses it, so that it stays
+    other = save(captions.select([0]), tmp_path / "b.parquet")
+    read("medtrinity", path=other)
+    assert folder.is_dir()
+    os.utime(folder, (0, 0))
+    read("medtrinity", path=other)
+    assert not folder.exists()
 
 
 def test_a_question_must_not_mark_the_image(make_data) -> None:
