@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,8 @@ from rich.console import Console
 from aes.cli.samples import Samples
 from aes.cli.settings import Settings
 from aes.corpus import SampleCorpus
+from aes.corpus.instructions import InstructionData
+from aes.corpus.instructions.file_data import CaptionData
 from aes.ranks import Ranks
 from aes.report.card import ClosingCard, print_card
 
@@ -20,28 +22,51 @@ if TYPE_CHECKING:
     from aes.training.fit import Fitted
 
 
+def grading_facts(
+    settings: Settings, samples: Samples, described: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What whoever asks the model must know, to be saved with it: how it was asked in training.
+
+    Taken before training begins, since a file that it comes from may be gone at the end.
+
+    Args:
+        described: See ``aes.cli.resume.describe_run``.
+    """
+    facts = {
+        "page": asdict(settings.page),
+        "ranges": settings.rubric.ranges,
+        "asks_feedback": not settings.has_texts
+        and any(example.asks_feedback for example in samples.train.examples()),
+        "base_digest": described["weights of the model"],
+    }
+    data = settings.data
+    if isinstance(data, InstructionData):
+        facts |= {"system": data.system_prompt(), "labels": list(data.labels)}
+    if isinstance(data, CaptionData):
+        facts["question"] = data.question
+    return facts
+
+
 def finish(
     settings: Settings,
     model: Any,
-    samples: Samples,
+    grading: Mapping[str, Any],
     fitted: Fitted,
     baselines: dict[str, float],
     run_dir: Path,
     ranks: Ranks,
     console: Console,
 ) -> None:
-    """Save the adapter, for which all ranks are needed, and the plot, and print the card."""
+    """Save the adapter, for which all ranks are needed, and the plot, and print the card.
+
+    Args:
+        grading: Of ``grading_facts``.
+    """
     from aes.model.loading import model_folder
     from aes.report.plots import plot_training_loss
     from aes.training.saving import save_trained
 
     base = settings.model.path or str(model_folder(settings.model, settings.cache))
-    grading = {
-        "page": asdict(settings.page),
-        "ranges": settings.rubric.ranges,
-        "asks_feedback": not settings.has_texts
-        and any(example.asks_feedback for example in samples.train.examples()),
-    }
     save_trained(model, run_dir, base=base, grading=grading, ranks=ranks)
     if not ranks.is_first:
         return

@@ -59,6 +59,8 @@ def _load_here(
 
     settings = run.settings
     assert not isinstance(settings.engine, VllmSpec)
+    if loaded is None:
+        _require_base(run)
     model = load_trained(
         settings.model,
         run.path,
@@ -76,6 +78,17 @@ def _load_here(
         precision=settings.hardware.precision,
         spec=settings.engine,
     )
+
+
+def _require_base(run: TrainedRun) -> None:
+    """Refuse weights that the run was not trained on; those of no checkpoint are made alike."""
+    from aes.model.loading import model_folder
+    from aes.model.trained import trained_folder
+    from aes.training.checkpoint.identity import require_base
+
+    settings = run.settings
+    if settings.model.path is not None:
+        require_base(trained_folder(run.path), model_folder(settings.model, settings.cache))
 
 
 def _connect(spec: VllmSpec, processor: Processor) -> Backend:
@@ -102,6 +115,7 @@ def _load_vllm(run: TrainedRun, spec: VllmSpec, processor: Processor) -> Backend
     from aes.model.trained import MODEL_FOLDER, trained_folder
 
     settings, decoding = run.settings, run.settings.decoding
+    _require_base(run)
     trained = trained_folder(run.path)
     is_whole = trained.name == MODEL_FOLDER
     # An answer may be longer than those of training, which data.max_tokens counts in.

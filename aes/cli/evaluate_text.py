@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain, count
 from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +38,9 @@ from aes.training import WandbSpec
 if TYPE_CHECKING:
     from aes.metrics.answers import AnswersEvaluation
     from aes.report.text_examples import ShownSample
+
+_OWN_NAMES = ("trained", "base")
+"""Of the run itself and of its base, in the table and in metrics.json."""
 
 
 @dataclass(frozen=True)
@@ -112,12 +116,18 @@ def _answer_all(
 
 
 def _names(request: EvaluationRequest) -> dict[str, TrainedRun]:
-    """The runs to compare with, by names that tell them apart."""
-    names = Counter([request.runs[0].name, *(run.name for run in request.compared)])
-    return {
-        run.name if names[run.name] == 1 else f"{run.name} {trained_digest(run.path)}": run
-        for run in request.compared
-    }
+    """The runs to compare with, by names that tell them from each other and from our own."""
+    names = Counter([*_OWN_NAMES, request.runs[0].name, *(run.name for run in request.compared)])
+    found: dict[str, TrainedRun] = {}
+    taken = set(_OWN_NAMES)
+    for run in request.compared:
+        told = run.name if names[run.name] == 1 else f"{run.name} {trained_digest(run.path)}"
+        numbered = (f"{told} ({number})" for number in count(2))
+        # Copies have one digest, and in metrics.json a slash is a hyphen.
+        name = next(n for n in chain([told], numbered) if n.replace("/", "-") not in taken)
+        taken.add(name.replace("/", "-"))
+        found[name] = run
+    return found
 
 
 def _answer(

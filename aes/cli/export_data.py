@@ -7,7 +7,9 @@ here, and no sample is longer than a training would take. Needs neither hardware
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +24,8 @@ from aes.cli.samples import CHECK_FILE, Samples, prepare_samples
 from aes.cli.settings import Settings, bind_settings
 from aes.cli.source import CONFIG_DIR, Source
 from aes.cli.validate import check_combination
-from aes.corpus import write_check
+from aes.corpus import Reading, write_check
+from aes.corpus.instructions import InstructionData
 
 if TYPE_CHECKING:
     from aes.data.prepared import Prepared
@@ -59,8 +62,8 @@ def run(overrides: Sequence[str], out: Path) -> int:
         if not any(part.num_samples for part in writer.parts.values()):
             raise ValueError("no sample has an answer, so there is nothing to learn from")
         longest = max(max(p.column("num_tokens"), default=0) for p in samples.parts.values())
-        writer.close(template=_template(settings), max_tokens=longest, out=out)
-        write_check(samples.reading, folder / CHECK_FILE)
+        writer.close(template=_template(settings), max_tokens=longest)
+        write_check(without_folders(samples.reading, settings), folder / CHECK_FILE)
     _tell(writer, samples, out, console)
     return 0
 
@@ -114,6 +117,26 @@ def _examples(part: Prepared, advance: Any) -> Iterator[Example]:
     for row in part.rows.select_columns(["example"]):
         yield pickle.loads(row["example"])
         advance()
+
+
+def without_folders(reading: Reading, settings: Settings) -> Reading:
+    """The problems with the names of files alone: the folder is for others, the paths are not."""
+    data = settings.data
+    named = [value for value in vars(data).values() if isinstance(value, Path)]
+    if isinstance(data, InstructionData):
+        named += data.files()
+    named = [path.expanduser() for path in (*named, settings.cache)]
+    absolute = [found for path in named for found in (path.absolute(), path.resolve())]
+    folders = {path if path.is_dir() else path.parent for path in absolute}
+    folders |= {Path.cwd(), Path.home()}
+    # The longest first, so that what is left of a path counts from the nearest.
+    prefixes = sorted((f"{folder}/" for folder in folders if folder.name), key=len, reverse=True)
+    pattern = re.compile("|".join(map(re.escape, prefixes)))
+    problems = tuple(
+        replace(one, message=pattern.sub("", one.message), file=pattern.sub("", one.file))
+        for one in reading.problems
+    )
+    return replace(reading, problems=problems)
 
 
 def _template(settings: Settings) -> str:

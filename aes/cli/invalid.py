@@ -87,6 +87,9 @@ def _sentence(
     words = " or ".join(dict.fromkeys(map(_words, here)))
     sentence = f"{key}: {words}, got {_shown(finding['input'])}"
     if kind in ("string_type", "path_type") and isinstance(finding["input"], int | float):
+        *whole, last = key.rsplit(".", 1)
+        if last.isdecimal():  # a list is given whole
+            return f"{sentence}; quote each twice, as in \"{whole[0]}=['...','...']\""
         return f"{sentence}; quote it twice, as in {key}=\"'...'\""
     return sentence
 

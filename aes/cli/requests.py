@@ -242,7 +242,7 @@ def _require_different(runs: Sequence[TrainedRun], compared: Sequence[TrainedRun
     paths = [run.path.resolve() for run in (*runs, *compared)]
     for path in paths:
         if paths.count(path) > 1:
-            raise ValueError(f"compare= names {path} more than once; leave one of them out")
+            raise ValueError(f"{path} is named more than once; leave one of them out")
 
 
 def _refuse_for_texts(run: TrainedRun, is_set: dict[str, bool]) -> None:

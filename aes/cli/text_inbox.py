@@ -7,7 +7,7 @@ What cannot be asked has its reason instead, and the others go on. Wiring only.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +17,8 @@ from aes.corpus.instructions import InstructionData, Sample
 from aes.corpus.instructions.file_data import CaptionData, SourcedData
 from aes.corpus.submission_files import readable
 from aes.corpus.submission_text import decode_text
-from aes.page.pdf import num_pages
-from aes.records import Example, Message, Page, PdfPage
+from aes.page import image_bytes, num_pages
+from aes.records import Example, Message, Page, PdfPage, TableImage
 
 _TEXT_SUFFIX, _PDF_SUFFIX = ".txt", ".pdf"
 _ASKS_NOTHING = "empty_question"
@@ -89,8 +89,23 @@ def _of_record(sample: Sample) -> Asked:
         id=sample.id,
         example=sample.example,
         warnings=tuple(found.message for found in sample.findings),
-        digest=sample.keys[0].hex()[:16],
+        digest=_digest(sample.example.messages),
     )
+
+
+def _digest(messages: Sequence[Message]) -> str:
+    """Of every text to the letter and every image to the byte, wherever the images lie."""
+    digest = hashlib.sha256()
+    for message in messages:
+        digest.update(repr((message.role, [_identity(part) for part in message.parts])).encode())
+    return digest.hexdigest()[:16]
+
+
+def _identity(part: str | Page) -> str | bytes:
+    if isinstance(part, str):
+        return part
+    assert isinstance(part, Path | TableImage), "records show images alone"
+    return hashlib.sha256(image_bytes(part)).digest()
 
 
 def _find_pictures(path: Path) -> list[Path]:

@@ -97,6 +97,8 @@ def require_comparable(
     for key, values in {
         "labels": (own.labels, data.labels),
         "system prompt": (own.system_prompt(), data.system_prompt()),
+        "question": (getattr(own, "question", None), getattr(data, "question", None)),
+        "size of images": (_image_size(first, part), _image_size(other, part)),
     }.items():
         if values[0] != values[1]:
             raise ValueError(
@@ -109,6 +111,13 @@ def require_comparable(
             f"compare={other.path} was trained on {num_seen} of the {len(part.examples)} samples "
             f"that {first.path} holds out; compare runs of one split"
         )
+
+
+def _image_size(run: TrainedRun, part: SamplesOfPart) -> tuple[int | None, int | None]:
+    """The largest, in pixels across and down; nothing where no sample has any."""
+    page = run.settings.page
+    has_images = any(example.pages for example in part.examples)
+    return (page.width_px, page.max_height_px) if has_images else (None, None)
 
 
 def count_seen(run_dir: Path, examples: Sequence[Example]) -> int:

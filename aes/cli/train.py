@@ -19,7 +19,7 @@ from aes.cli.agreement import (
     require_visible,
 )
 from aes.cli.building import build_data, build_module, keep_pages, measure_baselines
-from aes.cli.closing import finish
+from aes.cli.closing import finish, grading_facts
 from aes.cli.launch import launch, must_launch
 from aes.cli.planning import make_run_plan
 from aes.cli.resume import AUTO, LAST_FILES, ResumePlan, describe_run, plan_resume, require_same_run
@@ -131,6 +131,7 @@ def train(
     # Adapter, optimiser states and two checkpoints of them, in float32.
     trainable = sum(count.trainable for count in plan.parameters.values())
     require_free_space(settings.run_dir, 4 * trainable * 7 + 64 * 2**20)
+    grading = grading_facts(settings, samples, origin.described)
     seed_everything(settings.seed, verbose=False)
     module = build_module(settings, samples, plan=plan, ranks=ranks)
     data = build_data(settings, samples, ranks, module.vision_cache)
@@ -166,7 +167,7 @@ def train(
         whose = "" if ranks.num_ranks == 1 else " of the first rank"
         closing = f"vision cache{whose}: {module.vision_cache.close()}"
         console.print(Text(closing), soft_wrap=True)
-    finish(settings, module.model, samples, fitted, baselines, run_dir, ranks, console)
+    finish(settings, module.model, grading, fitted, baselines, run_dir, ranks, console)
 
 
 def _make_run_directory(

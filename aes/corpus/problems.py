@@ -92,6 +92,10 @@ PROBLEMS: dict[str, tuple[Fate, str]] = {
         "Put the image below data.root, or set data.root to a folder that holds it.",
     ),
     "unreadable_image": ("unusable", "Save the image anew as PNG or JPEG."),
+    "image_for_text_model": (
+        "unusable",
+        "Choose a model that reads images, such as model=qwen3_vl_4b, or leave these samples out.",
+    ),
     "repeated_id": ("mended", "Give each sample an id of its own."),
     "unused_setting": ("noted", "Nothing need be done; delete it if you like."),
     "not_chosen": ("noted", "Take num_samples out of the registry to read all."),

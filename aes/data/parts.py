@@ -23,16 +23,20 @@ class Census:
         numbers: Their places among all records, from 1.
         lengths: Their tokens.
         labels: Place of the answer among the labels; below 0 for a free one.
+        asked: Equal for samples that ask the same.
         twins: Equal for copies.
-        keys: What a sample shares with those that must stand on its side; its prompt first.
+        keys: What a sample shares with those that must stand on its side.
+        beginnings: Keys of samples, if there are such, that it begins with.
     """
 
     ids: list[str]
     numbers: np.ndarray
     lengths: np.ndarray
     labels: np.ndarray
+    asked: list[int]
     twins: list[int]
     keys: list[tuple[int, ...]]
+    beginnings: list[tuple[int, ...]]
 
     def copies(self) -> Iterator[tuple[int, int]]:
         """Samples that repeat an earlier one, each with the first."""
@@ -44,24 +48,34 @@ class Census:
     def disagreeing(self) -> Iterator[list[int]]:
         """Samples of one prompt with unlike answers, copies left out."""
         first: dict[int, int] = {}
-        asked: dict[int, list[int]] = {}
+        answered: dict[int, list[int]] = {}
         seen: set[int] = set()
-        for place, (twin, keys) in enumerate(zip(self.twins, self.keys, strict=True)):
-            if twin in seen or not keys:
+        for place, (twin, asked) in enumerate(zip(self.twins, self.asked, strict=True)):
+            if twin in seen:
                 continue
             seen.add(twin)
-            earlier = first.setdefault(keys[0], place)
+            earlier = first.setdefault(asked, place)
             if earlier != place:
-                asked.setdefault(keys[0], [earlier]).append(place)
-        yield from asked.values()
+                answered.setdefault(asked, [earlier]).append(place)
+        yield from answered.values()
 
     def groups(self, places: Sequence[int]) -> list[list[int]]:
-        """Of these samples those that share a key, directly or through others."""
+        """Of these samples those that share a key, directly or through others.
+
+        One that another begins with, as a whole, shares a key with it. Two that merely begin alike,
+        with a greeting, do not: else one greeting would bind most chats together.
+        """
         first: dict[int, int] = {}
         pairs = [
             (first.setdefault(key, at), at)
             for at, place in enumerate(places)
             for key in self.keys[place]
+        ]
+        pairs += [
+            (first[key], at)
+            for at, place in enumerate(places)
+            for key in self.beginnings[place]
+            if key in first
         ]
         return [[places[at] for at in group] for group in group_pairs(len(places), pairs)]
 

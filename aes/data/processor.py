@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from aes.corpus.instructions.making import STRUCTURAL_TOKENS
 from aes.data.guide import ScoreGuide
 from aes.data.patches import cut_patches, load_image_processor, refuse_resize
 from aes.data.tokenizer import digest_tokenizer, load_tokenizer
-from aes.records import FIXED, FREE, Example, Page
+from aes.records import FIXED, FREE, Example, Message
 
 FREE_STEP, FIXED_STEP = -1, -2
 
@@ -133,7 +134,7 @@ class Processor:
         steps: list[int] = []
         previous, score = FREE, ""
         for text, slot in example.answer:
-            ids = self.tokenizer.encode(self._defuse(text), add_special_tokens=False)
+            ids = self.tokenizer.encode(self._defuse(text, example), add_special_tokens=False)
             answer += ids
             if slot in (FIXED, FREE):
                 kind = FREE_STEP if slot == FREE else FIXED_STEP
@@ -201,14 +202,14 @@ class Processor:
         """
         if self.image_processor is None:
             return [
-                {"role": message.role, "content": "".join(map(self._text, message.parts))}
+                {"role": message.role, "content": self._join(message, example)}
                 for message in example.messages
             ]
         return [
             {
                 "role": message.role,
                 "content": [
-                    {"type": "text", "text": self._defuse(part)}
+                    {"type": "text", "text": self._defuse(part, example)}
                     if isinstance(part, str)
                     else {"type": "image"}
                     for part in message.parts
@@ -217,13 +218,18 @@ class Processor:
             for message in example.messages
         ]
 
-    def _text(self, part: str | Page) -> str:
-        assert isinstance(part, str), "pages are refused before"
-        return self._defuse(part)
+    def _join(self, message: Message, example: Example) -> str:
+        texts = [part for part in message.parts if isinstance(part, str)]
+        assert len(texts) == len(message.parts), "pages are refused before"
+        return "".join(self._defuse(text, example) for text in texts)
 
-    def _defuse(self, text: str) -> str:
-        """Special tokens written out in an essay must not act as such: a space breaks them."""
-        for token in self._special:
+    def _defuse(self, text: str, example: Example) -> str:
+        """Special tokens written out in an essay must not act as such: a space breaks them.
+
+        In instruction data those that mark turns and images are broken; others, such as those
+        around a thought or a call of a tool, are what the model is to learn.
+        """
+        for token in STRUCTURAL_TOKENS if example.kind == "text" else self._special:
             if token in text:
                 text = text.replace(token, f"{token[0]} {token[1:]}")
         return text

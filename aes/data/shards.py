@@ -45,8 +45,10 @@ _COLUMNS = {
     "digest": _BYTES,
     "number": _INT,
     "label": _INT,
+    "asked": _BYTES,
     "twin": _BYTES,
     "keys": "keys",
+    "beginnings": "keys",
     "file": "string",
     "line": _INT,
 }
@@ -129,7 +131,7 @@ class Shard:
             try:
                 sizes = [renderer.size(page) for page in sample.example.pages]
             except ValueError as error:
-                findings.append((sample.id, _unreadable(sample, error)))
+                findings.append((sample.id, _unreadable(sample, error, renderer)))
             else:
                 rows.append(_row(sample, processor.encode(sample.example, sizes)))
         _write_rows(rows, self.rows_file)
@@ -139,12 +141,14 @@ class Shard:
             "findings": [(id_, astuple(finding)) for id_, finding in findings],
             "images": _image_files(samples),
         }
-        write_atomically(self._facts_file, json.dumps(facts, ensure_ascii=False).encode())
+        text = json.dumps(facts, ensure_ascii=False)
+        # Names of images may hold half a character, which has no UTF-8; its escape is valid JSON.
+        write_atomically(self._facts_file, text.encode("utf-8", "backslashreplace"))
 
 
-def _unreadable(sample: Sample, error: ValueError) -> Finding:
+def _unreadable(sample: Sample, error: ValueError, renderer: PageRenderer) -> Finding:
     return Finding(
-        code="unreadable_page",
+        code="image_for_text_model" if renderer.spec.reads_text_alone else "unreadable_page",
         message=f"sample {sample.number}: {error}",
         file=sample.file,
         line=sample.line,
@@ -174,8 +178,10 @@ def _row(sample: Sample, encoded: Encoded) -> dict[str, Any]:
         "digest": _digest(sample, encoded),
         "number": sample.number,
         "label": choices.index(answer) if answer in choices else NO_LABEL,
+        "asked": sample.asked,
         "twin": sample.twin,
         "keys": list(sample.keys),
+        "beginnings": list(sample.beginnings),
         "file": sample.file,
         "line": sample.line,
     }

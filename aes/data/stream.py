@@ -76,6 +76,9 @@ class Streamed:
     def split(self, *, seed: int) -> Parts:
         """Training, validation and test part; no prompt and no image stands in two.
 
+        Prompts are equal if they differ in white space, case, width or the system prompt alone;
+        those that are merely alike, and images that differ in a byte, may stand in two.
+
         Args:
             seed: Of the choice under ``max_samples``.
 
@@ -85,8 +88,8 @@ class Streamed:
         data = self.data
         if not self.kept:
             raise ValueError(
-                f"none of {self.reading.counts['read']} samples is left to train on; mend the "
-                "data, or set data.on_problem=keep"
+                f"none of {self.reading.counts['read']} samples is left to train on; mend "
+                "what the check lists above"
             )
         places = deal_groups(
             self.census.groups(self.kept),
@@ -213,10 +216,15 @@ def _take_census(rows: Any) -> Census:
         numbers=np.array(column(rows, "number"), dtype=np.int64),
         lengths=np.array(column(rows, "num_tokens"), dtype=np.int64),
         labels=np.array(column(rows, "label"), dtype=np.int64),
+        asked=[names.setdefault(asked, len(names)) for asked in column(rows, "asked")],
         twins=[names.setdefault(twin, len(names)) for twin in column(rows, "twin")],
         keys=[
             tuple(names.setdefault(key, len(names)) for key in keys)
             for keys in column(rows, "keys")
+        ],
+        # All keys have names by now; a beginning without one is no sample's whole prompt.
+        beginnings=[
+            tuple(names[key] for key in keys if key in names) for keys in column(rows, "beginnings")
         ],
     )
 
@@ -255,6 +263,7 @@ def _fingerprint(data: InstructionData, processor: Processor, renderer: PageRend
     for part in (
         type(data).__qualname__,
         settings,
+        data.choice_seed(),  # any other seed only splits, which is done anew each time
         dataclasses.replace(renderer.spec, save_dir=None),
         processor.tokenizer.chat_template,
         None if image_processor is None else image_processor.size,

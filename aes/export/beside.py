@@ -102,8 +102,12 @@ def write_generation_config(base: Path, folder: Path) -> None:
 
 
 def copy_grading_facts(trained: Path, folder: Path) -> None:
-    """What whoever grades with the weights must know."""
-    _copy(trained / GRADING_FILE, folder / GRADING_FILE)
+    """What whoever asks the model must know; of a font file, its name alone."""
+    facts = _without_paths(_read(trained / GRADING_FILE))
+    page = facts.get("page", {})
+    if page.get("font"):
+        page["font"] = Path(page["font"]).name
+    _write(folder / GRADING_FILE, facts)
 
 
 def copy_adapter(trained: Path, folder: Path, *, base_name: str) -> None:

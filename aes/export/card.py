@@ -42,7 +42,7 @@ def _front_matter(facts: CardFacts) -> str:
         f"pipeline_tag: {'image-text-to-text' if facts.sees else 'text-generation'}",
         "language: zh" if facts.grades else "",
         "tags:",
-        "- lora",
+        "- lora" if facts.has_adapter else "",
         "- automated-essay-scoring" if facts.grades else "- sft",
         "# license: to be chosen by whoever publishes this; see the end",
     ]
@@ -51,7 +51,8 @@ def _front_matter(facts: CardFacts) -> str:
 
 def _opening(facts: CardFacts) -> str:
     what = (
-        f"Merged weights ({facts.dtype}) in the layout of the hub"
+        f"{'Merged' if facts.has_adapter else 'Whole'} weights ({facts.dtype}) in the layout of "
+        "the hub"
         if facts.is_merged
         else "A LoRA adapter in PEFT layout"
     )
@@ -72,11 +73,14 @@ def _opening(facts: CardFacts) -> str:
 
 def _data(facts: CardFacts) -> str:
     data, counts = facts.values["data"], read_counts(facts.run)
+    together = (
+        "no relatives across parts" if facts.grades else "equal questions and images on one side"
+    )
     rows = [
         ("data set", facts.choices["data"]),
         *counts.rows(),
         ("held out", f"{_share(data, 'val')} for validation, {_share(data, 'test')} as test"),
-        ("chosen by", f"seed {data.get('split_seed', 'unknown')}, no relatives across parts"),
+        ("chosen by", f"seed {data.get('split_seed', 'unknown')}, {together}"),
         ("with a problem", f"data.on_problem={data.get('on_problem')}"),
         ("too long", f"data.on_overlong={data.get('on_overlong')} above {data['max_tokens']}"),
     ]

@@ -44,6 +44,11 @@ class CardFacts:
         return self.values["model"].get("path") is None
 
     @property
+    def has_adapter(self) -> bool:
+        """Whether LoRA was trained; else every weight."""
+        return self.values["adapter"].get("rank") is not None
+
+    @property
     def grades(self) -> bool:
         """Whether it gives scores; else it answers in free text."""
         return bool(self.values.get("rubric", {}).get("traits"))

@@ -26,6 +26,7 @@ def loading(facts: CardFacts) -> str:
             fenced("text", shell),
             *([f"{facts.obstacle}."] if facts.obstacle else []),
             *([_pages(facts)] if facts.sees and facts.grades else []),
+            *([] if facts.grades else [_asking(facts)]),
         ]
     )
 
@@ -36,6 +37,29 @@ def _pages(facts: CardFacts) -> str:
         f"Typed essays were drawn as pages {page.get('width_px')} px wide with type of "
         f"{page.get('glyph_px')} px; `grading.json` has all that whoever grades must know."
     )
+
+
+def _asking(facts: CardFacts) -> str:
+    """How a model that learned from instruction data was asked."""
+    data = facts.values["data"]
+    labels = ", ".join(f"`{label}`" for label in data.get("labels") or ())
+    has_system = data.get("system") or data.get("system_file")
+    said = [
+        "Ask as in training: `grading.json` holds the system prompt (`system`), to be sent with "
+        "every question that has none of its own."
+        if has_system
+        else "It was trained without a system prompt, but for samples that had their own.",
+        "`grading.json` also holds the `question` that was asked about each image."
+        if data.get("question")
+        else "",
+        f"Each answer is one of these labels: {labels}." if labels else "",
+        "Where the chat template can think, it was trained with thinking off; the command above "
+        "turns it off, and other servers need `chat_template_kwargs` with `enable_thinking: false` "
+        "in each request."
+        if not facts.sees
+        else "",
+    ]
+    return " ".join(filter(None, said))
 
 
 def training(facts: CardFacts) -> str:

@@ -117,13 +117,12 @@ class DatasetWriter:
             del found["images"]
         return found
 
-    def close(self, *, template: str, max_tokens: int, out: Path) -> None:
+    def close(self, *, template: str, max_tokens: int) -> None:
         """Write the registry, and the settings that keep every sample whole.
 
         Args:
             template: LLaMA-Factory's name of the model's chat format.
             max_tokens: Of the longest sample, as we count them.
-            out: Where the folder will stand.
         """
         names = {part: f"{self.name}_{part}" for part, w in self.parts.items() if w.num_samples}
         registry = {
@@ -134,7 +133,7 @@ class DatasetWriter:
         (self.folder / REGISTRY_FILE).write_text(f"{text}\n", encoding="utf-8")
         largest = max(part.max_pixels for part in self.parts.values())
         settings = {
-            "dataset_dir": str(out),
+            "dataset_dir": ".",  # the folder may be moved
             "dataset": names.get("train"),
             "eval_dataset": names.get("val"),
             "template": template,
@@ -151,5 +150,6 @@ class DatasetWriter:
 
 
 _SETTINGS_HEAD = (
-    "# With these LLaMA-Factory resizes no page and cuts no sample; add the model and the rest."
+    "# With these LLaMA-Factory resizes no page and cuts no sample; add the model and the rest.\n"
+    "# Start it in this folder, or name the folder in dataset_dir."
 )

@@ -22,7 +22,7 @@ from aes.export.beside import (
 )
 from aes.export.card import write_card
 from aes.export.card_facts import CardFacts
-from aes.export.digests import write_digests
+from aes.export.digests import CARD_FILE, write_digests
 from aes.export.folder import require_free, require_room, written_aside
 from aes.export.serving import Served, obstacle, serve_line
 from aes.files import size_bytes
@@ -30,6 +30,7 @@ from aes.model.adapter_file import read_adapter
 from aes.model.loading import local_folder, model_folder
 from aes.model.spec import AdapterSpec, LoraSpec, ModelSpec
 from aes.model.trained import MODEL_FOLDER, trained_folder
+from aes.training.checkpoint.identity import require_base
 
 _MARGIN_BYTES = 64 * 2**20
 """Room for tokenizer and card."""
@@ -115,7 +116,7 @@ def export_model(run: RunToExport, out: Path, tell: Tell) -> None:
         _export_merged(run, trained, out, tell)
     else:
         _export_adapter(run, trained, out)
-    tell(f"exported to {out}; every file is in SHA256SUMS")
+    tell(f"exported to {out}; every file but the card is in SHA256SUMS")
     tell(run.unserved or f"to serve it: {run.serve_line(str(out), base=run.base_name)}")
 
 
@@ -133,7 +134,10 @@ def _export_merged(run: RunToExport, trained: Path, out: Path, tell: Tell) -> No
     from aes.export.merging import Merger
 
     is_whole = trained.name == MODEL_FOLDER
-    base = model_folder(run.model, run.cache)
+    # Where every weight was trained, nothing of the base's is needed but its small files.
+    base = (settings_folder if is_whole else model_folder)(run.model, run.cache)
+    if run.model.path is not None:
+        require_base(trained, base)
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32, None: None}[run.dtype]
     adapter = None if is_whole else read_adapter(trained)
     with Merger(trained if is_whole else base, adapter, dtype=dtype) as merger:
@@ -167,7 +171,7 @@ def _finish(
         serve=run.serve_line(name, base=run.base_id or "BASE_FOLDER"),
         obstacle=run.unserved,
     )
-    write_card(facts, folder / "README.md")
+    write_card(facts, folder / CARD_FILE)
     for file in folder.iterdir():  # safetensors makes files that only their owner reads
         file.chmod(0o644)
     write_digests(folder)

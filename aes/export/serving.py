@@ -1,11 +1,13 @@
 """An export -> the line that has vLLM serve it, and what vLLM would not serve of it.
 
-Source: vLLM 0.33.0, ``config/lora.py``, ``lora/peft_helper.py``, ``engine/arg_utils.py``.
+Source: vLLM 0.33.0, ``config/lora.py``, ``lora/peft_helper.py``, ``engine/arg_utils.py``,
+``entrypoints/openai/cli_args.py``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from shlex import quote
 
 from aes.inference.vllm_offline import LORA_RANKS
 from aes.model.spec import AdapterSpec, LoraSpec
@@ -40,20 +42,22 @@ def serve_line(served: Served, folder: str, *, adapter: LoraSpec | None) -> str:
         folder: Of the export, as the command shall name it.
         adapter: ``None``: the weights are merged.
     """
-    parts = ["vllm serve", served.base if adapter is not None else folder]
+    parts = ["vllm serve", quote(served.base if adapter is not None else folder)]
     if adapter is not None:
         rank = next((size for size in LORA_RANKS if size >= adapter.rank), adapter.rank)
         parts += [
             "--enable-lora",
             f"--max-lora-rank {rank}",
-            f"--lora-modules {served.name}={folder}",
+            f"--lora-modules {quote(f'{served.name}={folder}')}",
         ]
     else:
-        parts.append(f"--served-model-name {served.name}")
+        parts.append(f"--served-model-name {quote(served.name)}")
     length = -(-served.max_tokens // _LENGTH_STEP) * _LENGTH_STEP
     parts.append(f"--max-model-len {length}")
     if served.sees_pages:
         parts.append(f"""--limit-mm-per-prompt '{{"image": {_MAX_PAGES}, "video": 0}}'""")
+    else:  # the text models' template thinks unless told, which training never did
+        parts.append("""--default-chat-template-kwargs '{"enable_thinking": false}'""")
     return " ".join(parts)
 
 

@@ -89,6 +89,8 @@ class AdapterFile:
         """
         found = {module: kind_of(module) for module in self.updates}
         unknown = sorted(module for module, kind in found.items() if kind is None)
+        whole = (name.removesuffix(".weight") for name in self.whole)
+        unknown += sorted(module for module in whole if ROUTER.search(module))
         if unknown:
             self._refuse(unknown)
         return named_sets({kind for kind in found.values() if kind is not None})
@@ -138,12 +140,7 @@ class AdapterFile:
 def _as_setting(value: Any) -> str:
     if isinstance(value, list):
         return f"[{','.join(map(str, value))}]"
-    return f"{value:g}"
-
-
-def is_adapter(folder: Path) -> bool:
-    """Whether a folder looks like an adapter in PEFT layout."""
-    return (folder / CONFIG_FILE).is_file()
+    return str(value).removesuffix(".0")  # every digit: what is set must agree exactly
 
 
 def read_adapter(folder: Path) -> AdapterFile:
@@ -264,7 +261,9 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
         if (folder / WEIGHTS_FILE).is_file():
             return dict(load_file(folder / WEIGHTS_FILE))
         if (folder / OLD_WEIGHTS_FILE).is_file():
-            return dict(torch.load(folder / OLD_WEIGHTS_FILE, map_location="cpu"))
+            return dict(
+                torch.load(folder / OLD_WEIGHTS_FILE, map_location="cpu", weights_only=True)
+            )
     except (
         *(SafetensorError, OSError, RuntimeError, ValueError, EOFError),
         pickle.UnpicklingError,

@@ -219,7 +219,7 @@ class ProgressReport(Callback):
             self._has_complained = True
             self._bar.say(
                 f"{line.data_wait_share:.0%} of the time since the last line went on waiting for "
-                "pages; raise hardware.num_workers"
+                "batches; raise hardware.num_workers"
             )
         step = values.pop("step")
         for logger in trainer.loggers:

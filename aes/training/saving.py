@@ -33,7 +33,8 @@ def save_trained(
         model: Its shards are gathered, so all ranks must call this together; the first writes.
         base: Name or folder of the base model, kept in the adapter's config.
         grading: What whoever grades with it must know, kept with the weights: page settings,
-            ranges of the traits, whether it was trained on comments.
+            ranges of the traits, whether it was trained on comments, the digest of the base; of
+            instruction data the system prompt and the labels.
 
     Returns:
         The folder.

@@ -198,7 +198,7 @@ def test_folds_are_pooled_into_one_report(
     assert "2 of 2" in (folder / "report.html").read_text(encoding="utf-8")
     twice = f"run=[{folds / '0'},{folds / '0'}]"
     assert evaluate(twice, f"out={tmp_path / 'x'}", *QUICK) == 1
-    assert "both hold out" in capsys.readouterr().err
+    assert "is named more than once; leave one of them out" in capsys.readouterr().err
 
 
 def test_two_runs_as_two_markers(

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from aes.cli import entry
 from aes.export.digests import check_digests
@@ -126,6 +127,27 @@ def test_merged_weights_load_in_plain_transformers_in_files_of_bounded_size(
     assert "Nobody has evaluated this model" in told
     assert str(session_cache) not in told and str(run.absolute()) not in told
     assert oct(Path("merged/README.md").stat().st_mode)[-3:] == "644"
+
+
+def test_another_base_of_the_same_sizes_is_refused(
+    export: Export,
+    trained_run: Path,
+    nano_checkpoint: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bases = [Path(shutil.copytree(nano_checkpoint, name)).absolute() for name in ("own", "other")]
+    weights = bases[1] / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    run = Path(shutil.copytree(trained_run, "run"))
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    config["config"]["model"]["path"] = str(bases[0])
+    (run / "config.yaml").write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
+    assert export(str(run), "--out", "out", "--merged", "--model-path", str(bases[1])) == 1
+    assert "holds other weights than those that the adapter" in capsys.readouterr().err
+    assert not Path("out").exists()
+    assert export(str(run), "--out", "out", "--merged", "--model-path", str(bases[0])) == 0
 
 
 def test_a_hub_id_is_all_that_is_said_of_the_base(

@@ -55,6 +55,7 @@ def job(exported: Path, checkpoint: Path, out: Path, **settings: Any) -> dict[st
     written = yaml.safe_load((exported / "llamafactory.yaml").read_text(encoding="utf-8"))
     return {
         **written,
+        "dataset_dir": str(exported),  # the peer is started elsewhere
         "stage": "sft",
         "do_train": True,
         "model_name_or_path": str(checkpoint),

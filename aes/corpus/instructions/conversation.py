@@ -43,9 +43,8 @@ def read_alpaca(values: _Values, columns: AlpacaColumns) -> Conversation:
     Raises:
         RowError: If it is none.
     """
-    if columns.prompt not in values and columns.response not in values:
-        wanted = " and ".join(filter(None, (columns.prompt, columns.response)))
-        raise RowError("other_format", f"has no {wanted}, but {name_columns(values)}")
+    if columns.prompt is not None and columns.prompt not in values:
+        raise RowError("other_format", f"has no {columns.prompt}, but {name_columns(values)}")
     _refuse_media(values, columns)
     turns = [turn for pair in _history(values, columns.history) for turn in pair]
     asked = [_text(values, column) for column in (columns.prompt, columns.query)]
@@ -118,7 +117,9 @@ def _in_turn(
             raise RowError("tool_turns", f"has a turn {number} of {role}")
         expected = tags.assistant_tag if number % 2 == 0 else tags.user_tag
         if role != expected:
-            who = repr(role[:_LONGEST_ROLE])
+            # A role that is none may be the text itself, in a file whose tags are the wrong way round.
+            is_name = role.isascii() and role.isidentifier() and len(role) <= _LONGEST_ROLE
+            who = repr(role) if is_name else "another speaker"
             raise RowError(
                 "roles_out_of_turn", f"has {who} in turn {number}, where {expected!r} must speak"
             )

@@ -49,6 +49,11 @@ class SourcedData(InstructionData):
         wanted = Wanted(system=self.system_prompt(), labels=self.labels, train_on=self.train_on)
         return read_samples(self._source(), wanted, cache=cache)
 
+    def choice_seed(self) -> int | None:
+        """See ``InstructionData``."""
+        source = self._source()
+        return None if source.num_chosen is None else source.seed
+
     def questions(self, path: Path, *, cache: Path) -> Iterator[Sample]:
         """The records of another file of the same format; none needs an answer, or keeps one.
 
@@ -134,7 +139,12 @@ class CaptionData(FileData):
     question: Annotated[str, Field(min_length=1)]
 
     @model_validator(mode="after")
-    def _has_no_marker(self) -> Self:
+    def _has_one_question(self) -> Self:
+        if self.train_on == "all":
+            raise ValueError(
+                "train_on=all would do nothing here, where each image has one answer; leave it at "
+                "last"
+            )
         if MARKER in self.question:
             raise ValueError(f"question must not hold {MARKER}: the image stands above it")
         return self

@@ -55,12 +55,34 @@ def _list_folder(folder: Path) -> list[Path]:
         parts = sorted(path.name for path in folder.iterdir() if path.is_dir())
         raise ValueError(f"{folder} holds {name_columns(parts)}: name one of them by data.path.")
     if (folder / _STATE_FILE).is_file():
-        state = json.loads((folder / _STATE_FILE).read_text(encoding="utf-8"))
-        return [folder / file["filename"] for file in state.get("_data_files", [])]
+        return _list_saved(folder)
     files = (path for path in folder.iterdir() if path.is_file())
     return sorted(
         path for path in files if path.name not in _NOT_SAMPLES and not path.name.startswith(".")
     )
+
+
+def _list_saved(folder: Path) -> list[Path]:
+    """The tables that ``datasets`` says it saved, none of them elsewhere."""
+    state_file, real_folder = folder / _STATE_FILE, folder.resolve()
+    try:
+        state = json.loads(state_file.read_text(encoding="utf-8"))
+        found = [folder / file["filename"] for file in state["_data_files"]]
+        strays = [
+            path
+            for path in found
+            if not path.resolve().is_relative_to(real_folder) or not path.is_file()
+        ]
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:  # a loop of links
+        raise ValueError(
+            f"{state_file} is not as datasets writes it: save the data anew, or name its tables by "
+            "data.path."
+        ) from error
+    if strays:
+        raise ValueError(
+            f"{state_file} names {strays[0]}, which is not in its folder: save the data anew."
+        )
+    return found
 
 
 def _refuse_several_parts(path: Path, files: list[Path]) -> None:

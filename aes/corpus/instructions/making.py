@@ -21,9 +21,13 @@ from aes.records import FREE, Example, Message, Picture
 
 MARKER = "<image>"
 _MEDIA_MARKERS = ("<video>", "<audio>")
-_SPECIAL = re.compile(
-    r"<\|(?:im_start|im_end|endoftext|vision_start|vision_end|vision_pad|image_pad|video_pad)\|>"
+STRUCTURAL_TOKENS = (
+    *("<|im_start|>", "<|im_end|>", "<|endoftext|>"),
+    *("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"),
 )
+"""What the chat template marks turns and images with; no text of a sample may hold it."""
+
+_STRUCTURAL = re.compile("|".join(map(re.escape, STRUCTURAL_TOKENS)))
 _REPLACEMENT = "\ufffd"
 
 
@@ -90,7 +94,8 @@ def make_sample(
         findings.append(place.finding("empty_question", "asks nothing"))
     answer = _answer(mended, wanted.labels)
     digests = tuple(digest for _, digest in found)
-    prompt = _digest(*(f"{m.role}:{_fold(_texts(m))}" for m in messages), *digests)
+    *beginnings, prompt = _question_keys(messages, digests)
+    asked = _digest(*(f"{m.role}:{_texts(m).strip()}" for m in messages), *digests)
     example = Example(
         id=place.id,
         messages=messages,
@@ -106,10 +111,28 @@ def make_sample(
         example=example,
         findings=tuple(findings),
         keys=(prompt, *dict.fromkeys(digests)),
+        beginnings=tuple(beginnings),
         file=place.file,
         line=place.line,
-        twin=_digest(prompt, _fold(answer)),
+        asked=asked,
+        # Case and indentation may be all that tells answers apart, as in code: nothing is folded.
+        twin=_digest(asked, answer.strip()),
     )
+
+
+def _question_keys(messages: tuple[Message, ...], digests: tuple[bytes, ...]) -> Iterator[bytes]:
+    """A digest of the conversation up to each question, the last of which is the whole prompt.
+
+    The system prompt is no part of it: one question under two of them is one question.
+    """
+    key, images = b"", iter(digests)
+    for message in messages:
+        if message.role == "system":
+            continue
+        seen = [next(images) for part in message.parts if not isinstance(part, str)]
+        key = _digest(key, f"{message.role}:{_fold(_texts(message))}", *seen)
+        if message.role == "user":
+            yield key
 
 
 def _mend(conversation: Conversation) -> Conversation:
@@ -132,7 +155,7 @@ def _whole(text: str) -> str:
 def _check_texts(conversation: Conversation, wanted: Wanted) -> None:
     turns = conversation.turns
     for text in (conversation.system, *(text for _, text in turns)):
-        if special := _SPECIAL.search(text):
+        if special := _STRUCTURAL.search(text):
             raise RowError("special_token", f"holds {special.group()} in its text")
     learned = turns[1::2] if wanted.train_on == "all" else turns[-1:]
     if not all(text.strip() for _, text in learned):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import chain, repeat
+from itertools import chain, count, repeat
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from aes.corpus.instructions.conversation import Conversation
 from aes.corpus.instructions.json_file import read_json
 from aes.corpus.instructions.making import Place, Wanted, make_sample
 from aes.corpus.instructions.pictures import PictureFinder
-from aes.corpus.instructions.rows import Row, RowError, name_columns
+from aes.corpus.instructions.rows import Row, RowError, escape_halves, name_columns
 from aes.corpus.instructions.spec import Finding, Sample
 from aes.corpus.instructions.tables import TABLE_SUFFIXES, read_tables
 
@@ -79,7 +79,7 @@ def read_samples(source: Source, wanted: Wanted, *, cache: Path) -> Iterator[Sam
         if not next(is_chosen):
             continue
         id_, is_repeated = ids.name(number, row)
-        place = Place(number, id_, row.file.name, row.line)
+        place = Place(number, id_, escape_halves(row.file.name), row.line)
         sample = _read_row(row, place, source, wanted, pictures)
         findings, notes = notes, ()
         if is_repeated:
@@ -119,14 +119,15 @@ class _Ids:
 
     def name(self, number: int, row: Row) -> tuple[str, bool]:
         """The id, and whether another sample had the one that stands there."""
-        value = row.values.get(self._column) if self._column else None
-        if not isinstance(value, str | int) or value == "":
+        if self._column is None:  # numbers alone never meet
             return str(number), False
-        given = str(value)[:_LONGEST_ID]
-        is_repeated = given in self._given
-        id_ = f"{given}#{number}" if is_repeated else given
+        value = row.values.get(self._column)
+        has_own = isinstance(value, str | int) and value != ""
+        wanted = escape_halves(str(value))[:_LONGEST_ID] if has_own else str(number)
+        others = (f"{wanted}#{n}" for n in count(number))
+        id_ = next(id_ for id_ in chain([wanted], others) if id_ not in self._given)
         self._given.add(id_)
-        return id_, is_repeated
+        return id_, has_own and id_ != wanted
 
 
 def _draw(source: Source, cache: Path) -> tuple[Iterator[bool], tuple[Finding, ...]]:

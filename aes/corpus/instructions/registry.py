@@ -141,6 +141,11 @@ class _Entry:
             path = self._info.parent / folder / file_name
         if not path.exists():
             raise self._refusal(f"names {file_name}, which is not there", "correct file_name")
+        # Data from elsewhere must not choose what is read.
+        if not path.resolve().is_relative_to(self._info.parent.resolve()):
+            raise self._refusal(
+                f"names {file_name}, which is outside {self._info.parent}", "put it into the folder"
+            )
         return path
 
     def _alpaca_columns(self) -> AlpacaColumns:

@@ -55,6 +55,11 @@ def as_row(file: Path, line: int, value: object) -> Row:
     return Row(file, line, {}, RowError("malformed_sample", f"is a {kind} instead of an object"))
 
 
+def escape_halves(text: str) -> str:
+    """The text, with escapes for halves of characters, which JSON may hold and UTF-8 may not."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def name_columns(columns: Iterable[object]) -> str:
     """Names of columns for a message, the first few of them."""
     names = [str(column)[:_LONGEST_NAME] for column in columns]

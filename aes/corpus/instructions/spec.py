@@ -15,6 +15,7 @@ from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
 from aes.corpus.base import SCHEMA, DataSpec
+from aes.corpus.instructions.rows import escape_halves
 from aes.records import Example
 
 
@@ -24,8 +25,9 @@ class Finding:
 
     Attributes:
         code: Key of ``aes.corpus.problems.PROBLEMS``.
-        message: What is wrong, in one sentence without the sample's text.
-        file: File to open.
+        message: What is wrong, in one sentence without the sample's text; halves of characters, as
+            names may hold them, become escapes.
+        file: File to open, likewise.
         line: 1-based; 0 where lines mean nothing.
     """
 
@@ -33,6 +35,10 @@ class Finding:
     message: str
     file: str
     line: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", escape_halves(self.message))
+        object.__setattr__(self, "file", escape_halves(self.file))
 
 
 @plain_dataclass(frozen=True, kw_only=True)
@@ -45,10 +51,16 @@ class Sample:
         example: ``None`` where nothing can be made of the record.
         findings: What is wrong with it; the first sample also has what is noted of the data as a
             whole.
-        keys: 16-byte digests of the prompt with its images, white space not counted, and of each
-            image: samples that share one stand on one side of every split.
+        keys: 16-byte digests of the conversation up to the last question, images included, and of
+            each image: samples that share one stand on one side of every split. White space, case
+            and width do not count, nor does the system prompt; questions or images that are merely
+            alike share nothing.
+        beginnings: The first of ``keys``, as it would be of a sample that ended at one of the
+            earlier questions: such a sample stands on this one's side.
         blamed: Image file that is missing or broken, whose change may mend the sample.
-        twin: 16-byte digest of prompt, images and answer: samples that share it are copies.
+        asked: 16-byte digest of prompt and images to the letter, white space around each text not
+            counted: samples that share it ask the same.
+        twin: Likewise, of the answer too: samples that share it are copies.
         file: Where it stands.
         line: 1-based line that it begins on; 0 in tables.
     """
@@ -58,7 +70,9 @@ class Sample:
     example: Example | None
     findings: tuple[Finding, ...] = ()
     keys: tuple[bytes, ...] = ()
+    beginnings: tuple[bytes, ...] = ()
     blamed: Path | None = None
+    asked: bytes = b""
     twin: bytes = b""
     file: str = ""
     line: int = 0
@@ -125,6 +139,10 @@ class InstructionData(DataSpec):
         Raises:
             ValueError: If one is missing.
         """
+
+    def choice_seed(self) -> int | None:
+        """Seed that chooses which records become samples; ``None``: it does not matter."""
+        return None
 
     @abstractmethod
     def samples(self, *, cache: Path) -> Iterator[Sample]:

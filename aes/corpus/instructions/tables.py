@@ -171,11 +171,18 @@ def _holds_images(kind: Any) -> bool:
     """Whether cells are bytes, structs with bytes, or lists of either."""
     from pyarrow import types
 
-    if types.is_list(kind) or types.is_large_list(kind):
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
         return _holds_images(kind.value_type)
     if types.is_struct(kind):
-        return {field.name for field in kind} == {"bytes", "path"}
-    return bool(types.is_binary(kind) or types.is_large_binary(kind))
+        return any(field.name == "bytes" and _is_binary(field.type) for field in kind)
+    return _is_binary(kind)
+
+
+def _is_binary(kind: Any) -> bool:
+    from pyarrow import types
+
+    forms = (types.is_binary, types.is_large_binary, types.is_binary_view)
+    return any(is_form(kind) for is_form in forms)
 
 
 def _read_images(cell: Any, place: TableImage) -> Any:
@@ -191,5 +198,5 @@ def _read_images(cell: Any, place: TableImage) -> Any:
         ]
     value = cell.as_py()
     if isinstance(value, dict):
-        value = value["path"] if value["bytes"] is None else value["bytes"]
+        value = value.get("path") if value["bytes"] is None else value["bytes"]
     return TableCell(place, value) if isinstance(value, bytes) else value

@@ -10,6 +10,7 @@ import pickle
 from pathlib import Path
 
 from aes.data.prepared import Prepared
+from aes.model.trained import MODEL_FOLDER, read_grading_facts
 from aes.page import image_bytes
 from aes.records import Example, Page, PageLayout, PdfPage, TableImage
 
@@ -43,6 +44,26 @@ def _page_identity(page: Page) -> object:
     if isinstance(page, TableImage):
         return page.column, len(image_bytes(page))
     return page.name, page.stat().st_size
+
+
+def require_base(trained: Path, base: Path) -> None:
+    """Check that an adapter stands beside the weights that it was trained on.
+
+    Args:
+        trained: Folder of what a run trained; where it holds all weights, it needs no base.
+        base: Folder of the checkpoint.
+
+    Raises:
+        ValueError: If the run wrote down another base, or its ``grading.json`` cannot be read.
+    """
+    if trained.name == MODEL_FOLDER:
+        return
+    expected = read_grading_facts(trained.parent).get("base_digest")
+    if expected is not None and expected != weights_digest(base):
+        raise ValueError(
+            f"{base} holds other weights than those that the adapter in {trained} was trained on; "
+            "give the checkpoint of its training (model.path=DIR, in exports --model-path DIR)"
+        )
 
 
 def weights_digest(folder: Path) -> str:

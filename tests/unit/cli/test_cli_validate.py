@@ -58,6 +58,11 @@ def sentence_for(resolved: dict[str, Any], key: str, value: object) -> str:
         ("page.scan._target_", "aes.page.PageSpec", "PageSpec does not belong there"),
         ("page.width_px", 100, "page.width_px: must be a multiple of 32, got 100"),
         ("page.style", "none", "page.font has no effect with page.style none"),
+        (
+            "model.modules_to_save",
+            [0, 1],
+            "must be text, got 0; quote each twice, as in \"model.modules_to_save=['...','...']\"",
+        ),
         ("logger.name", 5, "logger.name: must be text, got 5; quote it twice, as in logger.name="),
         ("rubric.traits.content.minimum", 30, "minimum 30 must be below maximum 20"),
         ("optim._target_", "aes.training.OptmSpec", "did you mean aes.training.OptimSpec?"),

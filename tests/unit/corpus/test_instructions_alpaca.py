@@ -100,7 +100,7 @@ def test_a_folder_is_read_file_by_file(read, write_json, tmp_path: Path) -> None
         (
             {"conversations": [], "id": 1},
             "other_format",
-            "Sample 1 has no instruction and output, but conversations, id.",
+            "Sample 1 has no instruction, but conversations, id.",
         ),
         (
             {"instruction": "问", "output": "答", "history": [["一"]]},
@@ -229,15 +229,18 @@ def test_the_system_prompt_is_for_samples_without_their_own(
 def test_samples_with_one_question_share_a_key_and_copies_a_twin(read, write_json) -> None:
     records = [
         {"instruction": "问题 A", "output": "答"},
-        {"instruction": "问题a\n", "output": "答 "},
+        {"instruction": "问题 A\n", "output": "答 "},
         {"instruction": "问题 A", "output": "另"},
+        {"instruction": "问题a", "output": "答"},
         {"instruction": "问题 B", "output": "答"},
     ]
-    first, copy, other, unlike = read("alpaca", path=write_json(records))
-    assert first.keys == copy.keys == other.keys
-    assert first.twin == copy.twin != other.twin
+    first, copy, other, folded, unlike = read("alpaca", path=write_json(records))
+    assert first.keys == copy.keys == other.keys == folded.keys
+    assert first.asked == copy.asked == other.asked != folded.asked
+    assert first.twin == copy.twin
+    assert len({first.twin, other.twin, folded.twin}) == 3
     assert not set(first.keys) & set(unlike.keys)
-    assert {len(key) for key in (*first.keys, first.twin)} == {16}
+    assert {len(key) for key in (*first.keys, first.asked, first.twin)} == {16}
 
 
 def test_what_stands_in_input_or_in_history_is_part_of_the_question(read, write_json) -> None:

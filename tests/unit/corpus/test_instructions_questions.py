@@ -48,7 +48,7 @@ def test_answers_are_neither_needed_nor_kept(make_data: Callable[..., Any], tmp_
     assert one.example.answer == two.example.answer == ()
     assert one.example.choices == ("a", "b")
     assert [message.parts for message in one.example.messages] == [("想一想。",), ("问",)]
-    assert [finding.code for finding in three.findings] == ["empty_question"]
+    assert [finding.code for finding in three.findings] == ["other_format"]
     assert four.example is None
 
 

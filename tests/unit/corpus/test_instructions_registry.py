@@ -118,6 +118,25 @@ def test_the_folder_of_the_registry_does_for_its_name(read, write_json, tmp_path
     assert len(read("registry", info=tmp_path, name="mine")) == 1
 
 
+@pytest.mark.parametrize("file_name", ["../x.json", "{outside}", "link.json"])
+def test_a_registry_names_no_file_elsewhere(
+    read, make_data, write_json, tmp_path: Path, file_name: str
+) -> None:
+    outside = write_json(ALPACA, "x.json")
+    entry = {"file_name": file_name.format(outside=outside)}
+    info = write_json({"mine": entry}, "set/dataset_info.json")
+    (info.parent / "link.json").symlink_to(outside)
+    with pytest.raises(ValueError, match=r"json, which is outside .*set: put it into the folder"):
+        read("registry", info=info, name="mine", root=tmp_path)
+
+
+def test_a_linked_folder_of_a_registry_is_followed(read, write_json, tmp_path: Path) -> None:
+    write_json(ALPACA, "real/mine.json")
+    write_json({"mine": {"file_name": "mine.json"}}, "real/dataset_info.json")
+    (tmp_path / "linked").symlink_to(tmp_path / "real")
+    assert len(read("registry", info=tmp_path / "linked", name="mine")) == 1
+
+
 def test_changes_of_registry_and_files_are_changes_of_the_data(
     make_data, write_json, tmp_path: Path
 ) -> None:

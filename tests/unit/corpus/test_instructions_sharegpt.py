@@ -90,6 +90,11 @@ def said(*pairs: tuple[str, object]) -> dict:
             "roles_out_of_turn",
             "has 'system' in turn 2, where 'gpt' must speak",
         ),
+        (
+            said(("学生王小明，电话138", "human")),
+            "roles_out_of_turn",
+            "has another speaker in turn 1, where 'human' must speak",
+        ),
         (said(("human", "一")), "no_answer", "ends with turn 1, which nobody answers"),
         (
             said(("human", "一"), ("gpt", "二"), ("human", "三")),

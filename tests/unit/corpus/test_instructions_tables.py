@@ -1,5 +1,6 @@
 """Tables give samples whose images are places in a mapped file; Parquet is converted once."""
 
+import json
 import os
 import tracemalloc
 from pathlib import Path
@@ -114,6 +115,30 @@ def test_what_datasets_saved_is_read_where_it_lies(read, captions: Dataset, tmp_
         read("medtrinity", path=tmp_path / "parts")
 
 
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ("{", "is not as datasets writes it"),
+        ("[]", "is not as datasets writes it"),
+        ("{}", "is not as datasets writes it"),
+        ('{"_data_files": [{}]}', "is not as datasets writes it"),
+        ('{"_data_files": [{"filename": 1}]}', "is not as datasets writes it"),
+        ('{"_data_files": [{"filename": "../a.arrow"}]}', "which is not in its folder"),
+        ('{"_data_files": [{"filename": "gone.arrow"}]}', "which is not in its folder"),
+        ('{"_data_files": [{"filename": "/a.arrow"}]}', "which is not in its folder"),
+    ],
+)
+def test_a_state_that_names_no_tables_beside_it_is_refused(
+    read, captions: Dataset, tmp_path: Path, state: str, message: str
+) -> None:
+    captions.save_to_disk(str(tmp_path / "saved"))
+    save(captions, tmp_path / "a.arrow")
+    (tmp_path / "saved" / "state.json").write_text(state)
+    with pytest.raises(ValueError, match=rf"state\.json .*{message}") as caught:
+        read("medtrinity", path=tmp_path / "saved")
+    assert "\n" not in str(caught.value)
+
+
 def test_columns_have_any_form_of_image(read, tmp_path: Path, encode_image) -> None:
     red, blue = encode_image("red"), encode_image("blue")
     (tmp_path / "a.png").write_bytes(red)
@@ -129,6 +154,14 @@ def test_columns_have_any_form_of_image(read, tmp_path: Path, encode_image) -> N
             [type(tmp_path), TableImage],
         ),
         (List(Value("string")), ["a.png"], [type(tmp_path)]),
+        ({"bytes": Value("binary")}, {"bytes": red}, [TableImage]),
+        (
+            {"bytes": Value("large_binary"), "path": Value("string"), "width": Value("int32")},
+            {"bytes": red, "path": None, "width": 40},
+            [TableImage],
+        ),
+        (Value("binary_view"), red, [TableImage]),
+        (List(Value("binary"), length=2), [red, blue], [TableImage, TableImage]),
     ]
     keys = set()
     for number, (feature, cell, kinds) in enumerate(forms):
@@ -194,6 +227,22 @@ def test_ids_are_made_different(read, captions: Dataset, tmp_path: Path) -> None
     assert [found.code for found in second.findings] == ["repeated_id"]
     numbered = read("medtrinity", path=path, columns={"id": None})
     assert [sample.id for sample in numbered] == ["1", "2", "3"]
+
+
+def test_no_two_samples_have_one_id(read, tmp_path: Path, encode_image) -> None:
+    given = ["2", None, "a#4", "a", "a", "a#5", "\ud800"]
+    records = [{"id": id_, "image": "a.png", "caption": "答"} for id_ in given]
+    (tmp_path / "a.png").write_bytes(encode_image())
+    (tmp_path / "a.json").write_text(json.dumps(records))
+    samples = read("medtrinity", path=tmp_path / "a.json")
+    assert [s.id for s in samples] == ["2", "2#2", "a#4", "a", "a#5", "a#5#6", "\\ud800"]
+    repeated = [s.number for s in samples if "repeated_id" in [f.code for f in s.findings]]
+    assert repeated == [5, 6]
+
+
+def test_one_answer_an_image_is_all_that_can_be_learned(make_data, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="train_on=all would do nothing here"):
+        make_data("medtrinity", path=tmp_path, train_on="all")
 
 
 def test_a_table_without_the_columns_names_those_it_has(

@@ -63,6 +63,7 @@ class Lines(InstructionData):
                 findings=found,
                 **where,
                 keys=(_digest(record["question"], *names), *map(_digest, names)),
+                asked=_digest(record["question"], *names),
                 twin=_digest(record["question"], *names, record["answer"]),
             )
 

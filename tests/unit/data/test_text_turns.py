@@ -109,7 +109,7 @@ def _labels(processor: Processor, encoded: Encoded, *, is_packed: bool = False) 
 def test_a_chat_is_what_the_template_makes_of_it(free_processor: Processor, name: str) -> None:
     example, sizes = _example(name, all_turns=True)
     encoded = free_processor.encode(example, sizes)
-    answer = free_processor._defuse(example.answer[0][0])
+    answer = free_processor._defuse(example.answer[0][0], example)
     turns = [
         *free_processor.turns(example),
         {"role": "assistant", "content": [{"type": "text", "text": answer}]},
@@ -163,6 +163,25 @@ def test_only_the_answer_is_learned_unless_all_turns_are(free_processor: Process
     assert set(labels[: encoded.num_prompt]) == {IGNORED}
     learned = free_processor.tokenizer.decode(labels[encoded.num_prompt :])
     assert learned == "最清楚<|im_end|>"
+
+
+def test_thoughts_and_calls_are_learned_to_the_letter(
+    free_processor: Processor, text_processor: Processor
+) -> None:
+    """And what marks turns and images is not, wherever it is written."""
+    answer = "<think>x</think>ok<tool_call>{}</tool_call><|im_end|><|image_pad|>"
+    messages = _turns(("user", "<think> or <|im_start|>?"))
+    example = Example(id="s", messages=messages, answer=((answer, FREE),), kind="text")
+    for processor in (free_processor, text_processor):
+        encoded = processor.encode(example, [])
+        tokenizer = processor.tokenizer
+        learned = tokenizer.decode(encoded.input_ids[encoded.num_prompt :])
+        assert learned == (
+            "<think>x</think>ok<tool_call>{}</tool_call>< |im_end|>< |image_pad|><|im_end|>"
+        )
+        ids = tokenizer.convert_tokens_to_ids(["<think>", "</think>", "<tool_call>"])
+        assert set(ids) <= set(encoded.input_ids[encoded.num_prompt :])
+        assert "<think> or < |im_start|>?" in processor.prompt_text(example)
 
 
 def test_no_trait_leaves_an_empty_guide(free_processor: Processor) -> None:

@@ -48,7 +48,7 @@ def write(
     )
     for name, examples in parts.items():
         writer.write(name, examples)
-    writer.close(template="qwen3_vl_nothink", max_tokens=700, out=Path("/data/essays"))
+    writer.close(template="qwen3_vl_nothink", max_tokens=700)
     return writer
 
 
@@ -132,7 +132,7 @@ def test_a_folder_says_what_its_parts_are(
     settings = yaml.safe_load((tmp_path / "llamafactory.yaml").read_text(encoding="utf-8"))
     sizes = [builder.renderer.size(page) for e in examples[:4] for page in e.pages]
     assert settings == {
-        "dataset_dir": "/data/essays",
+        "dataset_dir": ".",
         "dataset": "essays_train",
         "eval_dataset": "essays_val",
         "template": "qwen3_vl_nothink",

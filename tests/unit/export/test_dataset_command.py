@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from aes.cli.export_data import compose_settings, run
-from aes.corpus import load_sample
+from aes.cli.export_data import compose_settings, run, without_folders
+from aes.corpus import Reading, load_sample
+from aes.records import Problem
 
 
 @pytest.fixture
@@ -66,6 +67,34 @@ def test_a_corpus_becomes_a_data_set_a_part(
     check = json.loads((folder / "check.json").read_text(encoding="utf-8"))
     assert check["counts"]["missing_essay_file"] == 1
     assert f"aes_train: {len(found['train'])} samples" in capsys.readouterr().out
+
+
+def test_no_file_names_a_folder_of_this_machine(
+    export: Callable[..., Path], few_essays: Path, tmp_path: Path
+) -> None:
+    first = next((few_essays / "essays").iterdir())
+    first.write_bytes(b"\xff\xfe\xff")
+    folder = export("data=aes_dataset", f"data.root={few_essays}", "page=none")
+    written = [path.read_text(encoding="utf-8") for path in folder.iterdir() if path.is_file()]
+    assert not any(str(tmp_path) in text for text in written)
+    settings = yaml.safe_load((folder / "llamafactory.yaml").read_text(encoding="utf-8"))
+    assert settings["dataset_dir"] == ".", "which is right wherever the folder goes"
+
+
+def test_messages_lose_the_folders_they_name(few_essays: Path) -> None:
+    settings = compose_settings(["data=aes_dataset", f"data.root={few_essays}"])
+    problem = Problem(
+        code="unreadable_page",
+        id="",
+        file=f"{few_essays}/essays/甲 1.png",
+        line=0,
+        message=f"{few_essays}/essays/甲 1.png and {Path.home()}/x are no images.",
+        cure="",
+        action="dropped",
+    )
+    (found,) = without_folders(Reading((), (problem,), {}), settings).problems
+    assert found.file == "essays/甲 1.png"
+    assert found.message == "essays/甲 1.png and x are no images."
 
 
 def test_typed_essays_may_go_as_text(export: Callable[..., Path], few_essays: Path) -> None:

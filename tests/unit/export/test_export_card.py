@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -136,9 +137,38 @@ def test_it_holds_no_path_of_this_machine(facts: CardFacts, tmp_path: Path) -> N
 
 
 def test_a_random_base_is_of_no_use(facts: CardFacts, tmp_path: Path) -> None:
-    random = replace(facts, values=facts.values | {"model": {"path": None, "vision": {}}})
+    random = replace(facts, values={**facts.values, "model": {"path": None, "vision": {}}})
     text = card(random, tmp_path / "README.md")
     assert "cannot read" in text and "None, but trying this software." in text
+
+
+def test_a_run_without_lora_is_not_called_one(facts: CardFacts, tmp_path: Path) -> None:
+    merged = card(replace(facts, is_merged=True), tmp_path / "README.md")
+    assert "- lora\n" in merged and "Merged weights" in merged
+    none = replace(facts, is_merged=True, values={**facts.values, "adapter": {}})
+    text = card(none, tmp_path / "README.md")
+    assert "lora" not in text.lower() and "Whole weights (float32)" in text
+    assert "Merged" not in text
+
+
+def test_it_says_what_stands_on_one_side_of_the_split(facts: CardFacts, tmp_path: Path) -> None:
+    assert ", no relatives across parts |" in card(facts, tmp_path / "README.md")
+    values = {**facts.values, "rubric": {}}
+    text = card(replace(facts, values=values), tmp_path / "README.md")
+    assert ", equal questions and images on one side |" in text
+
+
+def test_what_answers_in_text_says_how_it_was_asked(facts: CardFacts, tmp_path: Path) -> None:
+    data = facts.values["data"] | {"system": "你是内部的助手", "labels": ["晴", "雨"]}
+    model = facts.values["model"] | {"vision": None}
+    values = {**facts.values, "rubric": {}, "data": data, "model": model}
+    text = card(replace(facts, values=values), tmp_path / "README.md")
+    assert "one of these labels: `晴`, `雨`" in text
+    assert "`grading.json` holds the system prompt" in text and "内部" not in text
+    assert "`enable_thinking: false`" in text
+    bare = values | {"data": facts.values["data"]}
+    text = card(replace(facts, values=bare), tmp_path / "README.md")
+    assert "without a system prompt" in text and "labels" not in text
 
 
 def test_the_line_for_vllm(make_lora: Callable[..., LoraSpec]) -> None:
@@ -150,8 +180,14 @@ def test_the_line_for_vllm(make_lora: Callable[..., LoraSpec]) -> None:
         """--limit-mm-per-prompt '{"image": 20, "video": 0}'""",
     ):
         assert part in line
-    merged = serve_line(replace(served, sees_pages=False), "out", adapter=None)
-    assert merged == "vllm serve out --served-model-name aes --max-model-len 3072"
+    merged = serve_line(replace(served, sees_pages=False), "my out", adapter=None)
+    assert shlex.split(merged) == [
+        *("vllm", "serve", "my out", "--served-model-name", "aes", "--max-model-len", "3072"),
+        *("--default-chat-template-kwargs", '{"enable_thinking": false}'),
+    ]
+    spaced = serve_line(replace(served, base="my base"), "my out", adapter=make_lora(rank=8))
+    assert {"my base", "aes=my out"} <= set(shlex.split(spaced))
+    assert "enable_thinking" not in spaced, "models that see have no such template"
 
 
 @pytest.mark.parametrize(

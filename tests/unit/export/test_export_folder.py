@@ -53,6 +53,13 @@ def test_a_changed_file_is_found(folder: Path) -> None:
         check_digests(folder)
 
 
+def test_the_card_may_be_filled_in(folder: Path) -> None:
+    (folder / "README.md").write_text("license: to be chosen")
+    write_digests(folder)
+    (folder / "README.md").write_text("license: mit")
+    assert check_digests(folder) == 3
+
+
 def test_a_missing_and_a_strange_file_are_found(folder: Path) -> None:
     (folder / "strange").write_text("")
     with pytest.raises(ValueError, match=r"strange is not in SHA256SUMS"):

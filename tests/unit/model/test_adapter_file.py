@@ -133,6 +133,19 @@ def test_settings_that_do_not_agree_are_told_with_their_cure(
         load_nano(make_lora(init_from=q_and_v))
 
 
+def test_what_is_told_of_an_adapter_scaled_by_a_root_is_taken(
+    make_adapter: MakeAdapter, make_lora: MakeLora
+) -> None:
+    import re
+
+    file = read_adapter(make_adapter("q_proj", "v_proj", r=8, lora_alpha=16, use_rslora=True))
+    with pytest.raises(ValueError, match=r"adapter\.alpha=") as told:
+        file.require_agreement(make_lora(alpha=16, targets=("q_proj", "v_proj")))
+    (alpha,) = re.findall(r"adapter\.alpha=(\S+?),", str(told.value))
+    file.require_agreement(make_lora(alpha=alpha, targets=("q_proj", "v_proj")))
+    assert file.alpha == pytest.approx(16 * 8**0.5)
+
+
 def test_older_names_are_understood(
     q_and_v: Path, make_lora: MakeLora, load_nano: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -189,6 +202,15 @@ def test_an_adapter_that_tuned_the_router_is_refused(q_and_v: Path, tmp_path: Pa
         q_and_v, tmp_path / "router", lambda key: key.replace("self_attn.v_proj", "mlp.gate")
     )
     with pytest.raises(ValueError, match=r"also tunes the router \(model\.language_model\.layers"):
+        _ = read_adapter(folder).targets
+
+
+def test_a_router_that_was_trained_whole_is_refused_alike(q_and_v: Path, tmp_path: Path) -> None:
+    folder = changed(q_and_v, tmp_path / "router", modules_to_save=["gate"])
+    file = folder / "adapter_model.safetensors"
+    name = "base_model.model.model.language_model.layers.0.mlp.gate.modules_to_save.weight"
+    save_file(load_file(file) | {name: torch.zeros(4, 8)}, file)
+    with pytest.raises(ValueError, match=r"also tunes the router .*layers\.0\.mlp\.gate and 0"):
         _ = read_adapter(folder).targets
 
 

@@ -244,7 +244,7 @@ def test_waiting_for_batches_is_measured_and_told_once(
     lines = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     shares = [json.loads(line)["data_wait_share"] for line in lines]
     assert all((found > 0) == is_told and found <= 1 for found in shares)
-    told = [line for line in capsys.readouterr().out.splitlines() if "waiting for pages" in line]
+    told = [line for line in capsys.readouterr().out.splitlines() if "waiting for batches" in line]
     assert len(told) == is_told
     assert all("hardware.num_workers" in line for line in told)
 

@@ -66,7 +66,7 @@ def test_the_curve_is_that_of_a_run_without_it(
     hits = _lines(tmp_path / "run", "vision_cache_hits")
     assert hits[:3] == [0, 0, 0]
     assert hits[3:] == [1, 1, 1]
-    assert "50% of all pages" in cache.close()
+    assert "10 of 20 pages shown came from there" in cache.close()
 
 
 def test_a_resumed_run_goes_the_same_way(
