@@ -117,7 +117,7 @@ def _in_turn(
             raise RowError("tool_turns", f"has a turn {number} of {role}")
         expected = tags.assistant_tag if number % 2 == 0 else tags.user_tag
         if role != expected:
-            # A role that is none may be the text itself, in a file whose tags are the wrong way round.
+            # Where tags are the wrong way round, what stands here is the text itself.
             is_name = role.isascii() and role.isidentifier() and len(role) <= _LONGEST_ROLE
             who = repr(role) if is_name else "another speaker"
             raise RowError(
