@@ -32,8 +32,8 @@ def check_digests(folder: Path) -> int:
         lines = (folder / SUMS_FILE).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError as error:
         raise ValueError(
-            f"{folder} holds no {SUMS_FILE}, so it is no export, or not a whole one; export it "
-            "with python -m aes.export RUN_DIR --out DIR"
+            f"{folder} holds no {SUMS_FILE}, so it is no exported model, or not a whole one; "
+            "export it with python -m aes.export RUN_DIR --out DIR"
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{folder / SUMS_FILE} cannot be read; export it again") from error
